@@ -1,0 +1,1 @@
+"""MuJoCo robots: robosuite and OGBench behind the Robot protocol, scripted experts, a fleet of worker processes."""
