@@ -48,6 +48,10 @@ class DecisionTable:
         new[1:] = (keys[:, 1:] != keys[:, :-1]).any(0)
         return order[new]
 
+    def where(self, mask: np.ndarray) -> DecisionTable:
+        """The chosen decisions only."""
+        return DecisionTable(**{name: getattr(self, name)[mask] for name in self.__dataclass_fields__})
+
 
 def join(tables: Sequence[DecisionTable]) -> DecisionTable:
     """Tables below each other."""
@@ -59,6 +63,7 @@ def join(tables: Sequence[DecisionTable]) -> DecisionTable:
 class DecisionLog:
     """A Watcher that keeps what evaluation needs of every decision of a live row."""
 
+    wants_episodes = False  # the loop need not put episodes together for us
     gamma: float
     training: int = 0
     rows: list[tuple[int, int, float, float, int]] = field(default_factory=list)

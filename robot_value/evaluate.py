@@ -34,7 +34,9 @@ class Arm:
     gate: str = "always"
     critic: str | None = None  # key into the critics of the comparison; None for critic-free arms
 
-    def steerer(self, policy: ChunkPolicy, critics: Mapping[str, Critic], execute: int | None, seed: int) -> Steerer:
+    def steerer(
+        self, policy: ChunkPolicy, critics: Mapping[str, Critic], execute: int, seed: int, device: str = "cpu"
+    ) -> Steerer:
         if self.critic is not None and self.critic not in critics:
             raise ValueError(f"arm {self.name!r}: {components.unknown('critic', self.critic, sorted(critics))}")
         return Steerer(
@@ -45,6 +47,7 @@ class Arm:
             n=self.n,
             execute=execute,
             seed=seed,
+            device=device,
         )
 
 
@@ -125,7 +128,7 @@ class Comparison:
         return line
 
     def difference(self, arm: str, against: str) -> dict[str, Any]:
-        """Paired: mean, bootstrap interval over environment seeds, exact McNemar over all pairs, and per training seed."""
+        """Paired: mean, bootstrap interval over environment seeds, exact McNemar over all pairs."""
         mine, theirs, result = self.success(arm), self.success(against), self.result(arm)
         interval = paired_difference(mine, theirs)
         line = {
@@ -148,7 +151,8 @@ class Comparison:
         result = self.result(name)
         column = {seed: i for i, seed in enumerate(self.seeds)}
         row = {training: i for i, training in enumerate(self.training)}
-        table = result.decisions
+        kept = np.isin(result.decisions.episode, np.array(self.seeds)[self.kept])
+        table = result.decisions.where(kept)
         first = table.first()
         keys = zip(table.training[first], table.episode[first], strict=True)
         success = np.array([result.success[row[int(t)], column[int(e)]] for t, e in keys], bool)
@@ -166,13 +170,16 @@ def compare(
     seed: int = 0,
     training_seed: int = 0,
     gamma: float = 0.98,
+    device: str = "cpu",
     watchers: Callable[[Arm], Sequence[Watcher]] = lambda arm: (),
     progress: bool = True,
 ) -> Comparison:
     """Run every arm on `seeds`. `seed` keys the candidate noise; `gamma` discounts what calibration compares with."""
     _unique("arm names", [arm.name for arm in arms])
     _unique("seeds", list(seeds))
-    steerers = [arm.steerer(policy, critics, execute, seed) for arm in arms]  # a wrong arm fails before anything runs
+    execute = executed_steps(execute, policy, critics)
+    # All are built first: a wrong arm fails before any has run.
+    steerers = [arm.steerer(policy, critics, execute, seed, device) for arm in arms]
     results = {}
     for arm, steerer in tqdm(list(zip(arms, steerers, strict=True)), "arms", disable=not progress):
         log = DecisionLog(gamma, training_seed)
@@ -188,11 +195,21 @@ def pool(comparisons: Sequence[Comparison]) -> Comparison:
         if other.seeds != first.seeds:
             raise ValueError("pooled comparisons need the same environment seeds; run them on one list of seeds")
         if {n: r.arm for n, r in other.arms.items()} != {n: r.arm for n, r in first.arms.items()}:
-            raise ValueError(f"pooled comparisons need the same arms, got {sorted(first.arms)} and {sorted(other.arms)}")
+            raise ValueError(
+                f"pooled comparisons need the same arms, got {sorted(first.arms)} and {sorted(other.arms)}"
+            )
     training = tuple(t for comparison in comparisons for t in comparison.training)
     _unique("training seeds", list(training))
     arms = {name: _stack([comparison.arms[name] for comparison in comparisons]) for name in first.arms}
     return replace(first, training=training, arms=arms)
+
+
+def executed_steps(execute: int | None, policy: ChunkPolicy, critics: Mapping[str, Critic]) -> int:
+    """k, the same for every arm with or without a critic: as told, else what the critics judge, else the horizon."""
+    scopes = {critic.scope for critic in critics.values()}
+    if execute is None and len(scopes) > 1:
+        raise ValueError(f"critics that are compared must judge the same number of steps, got scopes {sorted(scopes)}")
+    return execute if execute is not None else scopes.pop() if scopes else policy.spec.horizon
 
 
 def by_n(arm: Arm, counts: Sequence[int]) -> list[Arm]:

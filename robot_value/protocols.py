@@ -39,7 +39,10 @@ class ChunkPolicy(Protocol):
         prefix: torch.Tensor | None = None,  # float32[B, p, A], actions that will be executed first, spec units
         guide: Callable[[torch.Tensor, float], Steering] | None = None,  # (x_hat [B, n, H, A], t) -> Steering
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Chunks float32[B, n, H, A] in spec units and their lengths int64[B, n]."""
+        """Chunks float32[B, n, H, A] in spec units and their lengths int64[B, n].
+
+        A chunk starts at the observation's step: given a prefix, its first p steps are that prefix.
+        """
         ...
 
     def loss(self, batch: ChunkBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]: ...
@@ -59,6 +62,8 @@ class Critic(Protocol):
 
 
 class Selector(Protocol):
+    uses_critic: bool  # whether it reads scores; then a candidate without a finite score cannot be selected
+
     def __call__(self, chunks: torch.Tensor, scores: Scores, situation: Situation) -> Selection: ...
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -33,7 +34,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     """Score interval of a rate: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)."""
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"a rate needs 0 <= successes <= n and n > 0, got {successes} of {n}")
-    z = stats.norm.ppf((1 + level) / 2)
+    z = float(stats.norm.ppf((1 + level) / 2))
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
@@ -44,14 +45,13 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, training: bool = False) -> Interval:
     """Percentile interval of the mean of values [S] or [R, S], resampling environment seeds.
 
-    Rows of a matrix share their environment seeds, so that a resampled seed takes its whole column along. With `training`
-    the rows (training seeds) are resampled as well: the crossed, two-level interval. With few rows it is too narrow.
+    Rows of a matrix share their environment seeds, so that a resampled seed takes its whole column along. `training`
+    resamples the rows (training seeds) as well: the crossed, two-level interval. With few rows it is too narrow.
     """
     values = np.atleast_2d(np.asarray(values, float))  # [R, S]
     _not_empty(values)
-    rng = np.random.default_rng(seed)
-    means = _counts(rng, values.shape[1], resamples) @ values.T / values.shape[1]  # [resamples, R]
-    rows = _counts(rng, len(values), resamples) if training else np.ones((resamples, len(values)))
+    means = _counts(seed, 0, values.shape[1], resamples) @ values.T / values.shape[1]  # [resamples, R]
+    rows = _counts(seed, 1, len(values), resamples) if training else np.ones((resamples, len(values)))
     return _percentiles(float(values.mean()), (rows * means).sum(1) / len(values))
 
 
@@ -81,7 +81,7 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, resampl
     if numerator.shape != denominator.shape or numerator.ndim != 1:
         raise ValueError(f"a ratio needs two equal vectors, got {numerator.shape} and {denominator.shape}")
     _not_empty(numerator)
-    counts = _counts(np.random.default_rng(seed), len(numerator), resamples)
+    counts = _counts(seed, 0, len(numerator), resamples)
     above, below = counts @ numerator, counts @ denominator
     if denominator.mean() <= 0:
         return Interval(math.nan, math.nan, math.nan)
@@ -130,14 +130,15 @@ def reliability(predicted: np.ndarray, realised: np.ndarray, bins: int = 10) -> 
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < 2 or not np.isfinite([x, y]).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
     return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
 
 
-def _counts(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:
+@lru_cache(maxsize=4)  # the arms of a table share their seeds, and so their resamples
+def _counts(seed: int, level: int, n: int, resamples: int) -> np.ndarray:
     """float64[resamples, n]: how often each unit was drawn in a resample with replacement."""
-    drawn = rng.integers(0, n, (resamples, n)) + n * np.arange(resamples)[:, None]
+    drawn = np.random.default_rng([seed, level]).integers(0, n, (resamples, n)) + n * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(float)
 
 

@@ -322,9 +322,11 @@ class Situation:
 
     generators: Sequence[np.random.Generator]  # B keyed generators, one per robot
     finite: torch.Tensor  # bool[B, N], candidates that may be selected at all
-    previous: torch.Tensor | None = None  # float32[B, H, A], the previous decision's chunk
+    previous: torch.Tensor | None = None  # float32[B, H, A], what the last decision meant for these steps, or NaN
     context: Any = None  # the critic's Context
     critic: Any = None
+    spec: Spec | None = None  # limits give distances a scale, parts say where rotations are; None: neither is known
+    execute: int | None = None  # k, leading steps of a chunk that will be executed; None: all of them
 
 
 @dataclass(frozen=True)

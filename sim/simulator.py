@@ -52,7 +52,9 @@ class Simulator(Protocol):
         """Picklable plain values and arrays (they cross a process pipe of our own, never a file)."""
         ...
 
-    def load_state(self, state: Mapping[str, Any]) -> Frame: ...
+    def load_state(self, state: Mapping[str, Any]) -> Frame:
+        """Also puts the saved expert state into the driver that `expert` returned last. `state` stays as it is."""
+        ...
 
     def expert(self, seed: int) -> Expert:
         """A fresh driver for the episode that was just reset; quality comes from the simulator's config."""

@@ -1,0 +1,177 @@
+"""Let a robot's own scripted expert play episodes into a store: progress bar, interruptible, resumable.
+
+A seed that the store already holds for the same robot config is skipped, so that the same call completes what an
+interrupted one began. Unstable episodes are stored and marked; they count as done.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from . import __version__
+from .episodes.store import EpisodeStore
+from .loop import Recorder, run_episodes
+from .types import Decision, Episode, Observation, Outcome, Spec
+
+STEPS = 16  # control steps between decisions of a robot that drives itself; Ctrl-C waits for at most these
+
+
+@dataclass
+class Collected:
+    """What one call added to the store; unstable episodes are neither successes nor failures."""
+
+    present: int = 0  # episodes of the wanted seeds that were there before
+    recorded: int = 0
+    successes: int = 0
+    unstable: int = 0
+    steps: int = 0  # executed control steps
+    interrupted: bool = False
+
+    @property
+    def success_rate(self) -> float:
+        """Among the stable episodes of this call; NaN where there were none."""
+        stable = self.recorded - self.unstable
+        return self.successes / stable if stable else float("nan")
+
+    def on_decision(self, observation: Observation, decision: Decision, outcome: Outcome) -> None:
+        """Nothing: episodes are counted when they have ended (and, standing after the Recorder, are stored)."""
+
+    def on_episode(self, episode: Episode) -> None:
+        unstable = bool(episode.provenance["unstable"])
+        self.recorded += 1
+        self.unstable += unstable
+        self.successes += bool(episode.success) and not unstable
+        self.steps += len(episode)
+
+
+def collect(
+    robot_config: Any,  # a robots component's Config
+    path: str | Path,
+    episodes: int,
+    first_seed: int = 0,
+    workers: int = 0,  # simulator processes; 0 simulates in this process
+    batch_size: int = 8,  # B, episodes played at once
+    task: str = "",  # "" is the robot's default
+    progress: bool = True,
+) -> Collected:
+    """Seeds first_seed ... first_seed + episodes - 1, an episode each. Ctrl-C keeps what is finished."""
+    path, robot_name = Path(path), describe(robot_config)
+    present = recorded_seeds(path, robot_name, task) if (path / "zarr.json").exists() else set()
+    missing = [seed for seed in range(first_seed, first_seed + episodes) if seed not in present]
+    done = Collected(present=episodes - len(missing))
+    if not missing:
+        return done
+    robot = robot_config.build(
+        batch_size=min(batch_size, len(missing)), workers=workers, n_obs_steps=1, driver="expert"
+    )
+    provenance = {"robot": robot_name, "task": task, "libraries": libraries()}
+    try:
+        with open_store(path, robot.spec) as store, stop_request() as stop:
+            watchers = (Recorder(store, provenance, decisions=False), done)
+            tasks = [task] * len(missing)
+            run_episodes(robot, HandsOff(robot.spec, stop), None, watchers, tasks, missing, progress)
+    except KeyboardInterrupt:
+        done.interrupted = True
+    finally:
+        robot.close()
+    return done
+
+
+class HandsOff:
+    """Stands where a Steerer stands, and decides nothing: the robot's own driver acts."""
+
+    def __init__(self, spec: Spec, stop: StopRequest) -> None:
+        self.spec, self.stop = spec, stop
+
+    def check(self, spec: Spec) -> None:
+        self.spec.check(spec, "the robot")
+
+    def reset(self, rows: Sequence[int] | None = None) -> None:
+        """Nothing is remembered."""
+
+    def __call__(self, observation: Observation, active: np.ndarray) -> Decision:
+        if self.stop.asked:
+            raise KeyboardInterrupt
+        batch, action_dim = observation.batch_size, self.spec.action_dim
+        return Decision(
+            chunk=np.zeros((batch, STEPS, action_dim), np.float32),
+            execute=np.full(batch, STEPS),
+            start_step=observation.step + observation.committed,
+            reason=("driver",) * batch,
+            index=np.full(batch, -1),
+            candidates=np.zeros((batch, 0, STEPS, action_dim), np.float32),
+            value=np.zeros((batch, 0), np.float32),
+            spread=np.zeros((batch, 0), np.float32),
+        )
+
+
+def describe(robot_config: Any) -> dict[str, Any]:
+    """The robot as JSON: its module and resolved config, quality of the expert included."""
+    config = json.loads(json.dumps(asdict(robot_config)))  # as the store will give it back: tuples become lists
+    return {"module": type(robot_config).__module__, "config": config}
+
+
+def recorded_seeds(path: Path, robot: dict[str, Any], task: str) -> set[int]:
+    """Seeds in the store that were collected on this very robot config and task."""
+    store = EpisodeStore.open(path)
+    provenances = (store.read(name, images=False, decisions=False).provenance for name in store.names())
+    return {p["seed"] for p in provenances if p.get("robot") == robot and p.get("task") == task}
+
+
+def open_store(path: Path, spec: Spec) -> EpisodeStore:
+    """The store at `path` for appending, new or continued; refuses one whose numbers mean something else."""
+    if not (path / "zarr.json").exists():
+        return EpisodeStore.create(path, spec)
+    store = EpisodeStore.open(path, mode="a")
+    try:
+        store.spec.check(spec, "the robot")
+    except ValueError:
+        store.close()
+        raise
+    return store
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what decides how an episode goes."""
+    found = {"robot_value": __version__}
+    for name in ("numpy", "mujoco", "robosuite", "ogbench"):
+        with suppress(PackageNotFoundError):  # a robot needs only its own simulator
+            found[name] = version(name)
+    return found
+
+
+@dataclass
+class StopRequest:
+    asked: bool = False
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Ctrl-C asks, and is answered between decisions; a second one interrupts at once. Inert off the main thread."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        request.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("stopping: finished episodes are kept; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,96 @@
+"""Decisions <-> arrays. Floats stay binary because JSON has no NaN; only texts become attributes.
+
+D decisions are stacked: candidates[D, B, N, H, A]. Where N or H changes within an episode, rows are padded with zeros
+and `<field>_shape` int64[D, dims] holds the real extents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..types import Decision
+from .arrays import Stored
+
+# field -> (dtype, axes of one decision); see types.Decision for units
+FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "chunk": (np.float32, ("robot", "chunk_step", "action")),
+    "execute": (np.int64, ("robot",)),
+    "start_step": (np.int64, ("robot",)),
+    "index": (np.int64, ("robot",)),
+    "candidates": (np.float32, ("robot", "candidate", "chunk_step", "action")),
+    "value": (np.float32, ("robot", "candidate")),
+    "spread": (np.float32, ("robot", "candidate")),
+}
+
+
+def to_arrays(decisions: Sequence[Decision]) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """Arrays and JSON attributes; both empty where nothing was decided."""
+    if not decisions:
+        return {}, {}
+    arrays: dict[str, Stored] = {}
+    for name, (dtype, axes) in FIELDS.items():
+        arrays |= _stack(name, [np.asarray(getattr(decision, name), dtype) for decision in decisions], axes)
+    stages = sorted({stage for decision in decisions for stage in decision.seconds})
+    if stages:
+        arrays |= _stages(decisions, stages)
+    texts = {
+        "stages": stages,
+        "reason": [list(decision.reason) for decision in decisions],
+        "seed": [int(decision.seed) for decision in decisions],
+        "versions": [dict(decision.versions) for decision in decisions],
+    }
+    return arrays, texts
+
+
+def from_arrays(read: Callable[[str], np.ndarray], names: set[str], texts: dict[str, Any]) -> tuple[Decision, ...]:
+    """The inverse of `to_arrays`; `read` decodes an array, `names` says which there are."""
+    if not texts:
+        return ()
+    fields = {name: _unstack(name, read, names) for name in FIELDS}
+    seconds = [{} for _ in texts["reason"]]
+    if stages := texts["stages"]:
+        values, measured = read("seconds"), read("seconds_measured")
+        seconds = [
+            {stage: float(value) for stage, value, real in zip(stages, row, present, strict=True) if real}
+            for row, present in zip(values, measured, strict=True)
+        ]
+    return tuple(
+        Decision(
+            **{name: rows[i] for name, rows in fields.items()},
+            reason=tuple(texts["reason"][i]),
+            seconds=seconds[i],
+            seed=texts["seed"][i],
+            versions=texts["versions"][i],
+        )
+        for i in range(len(texts["reason"]))
+    )
+
+
+def _stages(decisions: Sequence[Decision], stages: list[str]) -> dict[str, Stored]:
+    """seconds float64[D, stages]; a stage that did not run is marked, because NaN may be a measurement."""
+    values = np.array([[decision.seconds.get(stage, np.nan) for stage in stages] for decision in decisions], np.float64)
+    measured = np.array([[stage in decision.seconds for stage in stages] for decision in decisions], bool)
+    axes, about = ("decision", "stage"), {"stages": stages, "unit": "s"}
+    return {"seconds": Stored(values, axes, about), "seconds_measured": Stored(measured, axes)}
+
+
+def _stack(name: str, rows: list[np.ndarray], axes: tuple[str, ...]) -> dict[str, Stored]:
+    shapes = np.array([row.shape for row in rows], np.int64)  # int64[D, dims]
+    axes = ("decision", *axes)
+    if (shapes == shapes[0]).all():
+        return {name: Stored(np.stack(rows), axes)}
+    padded = np.zeros((len(rows), *shapes.max(0)), rows[0].dtype)
+    for target, row in zip(padded, rows, strict=True):
+        target[tuple(slice(length) for length in row.shape)] = row
+    return {name: Stored(padded, axes), f"{name}_shape": Stored(shapes, ("decision", "dimension"))}
+
+
+def _unstack(name: str, read: Callable[[str], np.ndarray], names: set[str]) -> list[np.ndarray]:
+    padded = read(name)
+    if f"{name}_shape" not in names:
+        return list(padded)
+    shapes = read(f"{name}_shape")
+    return [row[tuple(slice(int(n)) for n in shape)].copy() for row, shape in zip(padded, shapes, strict=True)]

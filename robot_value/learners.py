@@ -1,0 +1,145 @@
+"""What training turns: a model with its optimizer and averages behind `update`, `validate` and `state`.
+
+A policy is trained here (AdamW, cosine, clipped gradients, EMA of weights); a critic brings its own `update`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import draccus
+import torch
+from torch import Tensor, nn
+
+from .networks.ema import EMA
+from .sampling import ChunkBatch
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a policy is trained. A critic's optimizer belongs to its own config."""
+
+    lr: float = 3e-4  # AdamW peak learning rate
+    weight_decay: float = 1e-4  # AdamW, decoupled
+    warmup: int = 100  # steps of linear warm-up before the cosine to zero
+    grad_clip: float = 1.0  # largest gradient norm
+    ema: float = 0.999  # decay of the weight average that is deployed; 0 deploys the weights themselves
+
+
+class Learner(Protocol):
+    kind: str  # component kind
+    model: nn.Module  # what is trained
+    deployed: nn.Module  # what is validated and saved
+
+    def update(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]: ...
+
+    def validate(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+class PolicyLearner:
+    kind = "policies"
+
+    def __init__(self, policy: nn.Module, steps: int, optimization: Optimization | None = None) -> None:
+        """steps: how long training will be, for the cosine."""
+        self.model, self.steps, self.step = policy, steps, 0
+        self.optimization = o = optimization or Optimization()
+        self.optimizer = torch.optim.AdamW(policy.parameters(), lr=o.lr, weight_decay=o.weight_decay, fused=True)
+        self.ema = EMA(policy, o.ema)
+        self.deployed = self.ema.module
+
+    def update(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        lr = self.optimization.lr * cosine(self.step, self.steps, self.optimization.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        loss, metrics = self.model.loss(batch, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optimization.grad_clip)
+        self.optimizer.step()
+        self.ema.update(self.model, self.step)
+        self.step += 1
+        return {**metrics, "grad_norm": norm.detach(), "lr": torch.tensor(lr)}
+
+    @torch.no_grad()
+    def validate(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The loss, and how far one sampled chunk is from the recorded one (mean |error| over the action's std)."""
+        loss, metrics = self.deployed.loss(batch, generator)
+        return {**metrics, "loss": loss, "action_error": action_error(self.deployed, batch, generator)}
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """`deployed` is loaded by the caller, from the checkpoint's own weights."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(_optimizer_state(state["optimizer"]))
+
+
+class CriticLearner:
+    kind = "critics"
+
+    def __init__(self, critic: nn.Module) -> None:
+        self.model = self.deployed = critic
+        self.step = 0
+        critic.make_optimizer()
+
+    def update(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        self.model.train()
+        self.step += 1
+        return self.model.update(batch, generator)
+
+    @torch.no_grad()
+    def validate(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        self.model.eval()
+        loss, metrics = self.model.loss(batch, generator)
+        return {**metrics, "loss": loss}
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "optimizer": self.model.optimizer.state_dict()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.step = state["step"]
+        self.model.optimizer.load_state_dict(_optimizer_state(state["optimizer"]))
+
+
+def learner_for(model: nn.Module, steps: int, optimization: Optimization | None = None) -> Learner:
+    """The learner a model needs: a critic brings `update`, a policy only `loss`."""
+    return CriticLearner(model) if hasattr(model, "update") else PolicyLearner(model, steps, optimization)
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Factor on the learning rate: linear from ~0 to 1 in `warmup` steps, then a half cosine to 0 at `steps`."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def action_error(policy: nn.Module, batch: ChunkBatch, generator: torch.Generator) -> Tensor:
+    """Mean over valid steps and dims of |sampled - recorded| / std of the recorded actions."""
+    from .networks.seeding import normal
+    from .types import Features
+
+    context = Features(policy.encoder(batch.observation))
+    noise = normal((len(batch.chunks), 1, *batch.chunks.shape[1:]), batch.chunks.device, generator)
+    chunks, _ = policy.sample(context, 1, noise)
+    scale = torch.as_tensor(policy.actions.scale, device=chunks.device)
+    valid = batch.valid[:, : batch.chunks.shape[1], None].expand_as(batch.chunks)
+    return ((chunks[:, 0] - batch.chunks).abs() / scale)[valid].mean()
+
+
+def _optimizer_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(dict(state))
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    return draccus.encode(config)

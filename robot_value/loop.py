@@ -1,0 +1,144 @@
+"""The one loop: it drives simulation, replay and an arm. Latency, queues and stopping belong to the Robot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .episode_builder import EpisodeBuilder
+from .episodes.store import EpisodeStore
+from .protocols import ChunkFollower, Robot, Watcher
+from .steering.followers import plain
+from .steering.steerer import Steerer
+from .types import Decision, Episode, Observation, Outcome
+
+
+@dataclass(frozen=True)
+class EpisodeSummary:
+    seed: int
+    success: bool
+    steps: int  # executed control steps
+    reward: float  # undiscounted sum
+    unstable: bool  # the simulator warned: neither a success nor a failure
+    reasons: Mapping[str, int]  # Decision.reason -> decisions
+
+
+def run_episodes(
+    robot: Robot,
+    steerer: Steerer,
+    follower: ChunkFollower | None = None,  # None: plain
+    watchers: Sequence[Watcher] = (),
+    tasks: Sequence[str] | None = None,  # one per seed; None: the robot's default task
+    seeds: Sequence[int] = (0,),
+    progress: bool = False,
+) -> list[EpisodeSummary]:
+    """One episode per seed, in waves of the robot's batch size, summaries in the order of `seeds`.
+
+    A watcher with `wants_episodes = False` gets decisions only; without any other watcher no episode is put together.
+    """
+    steerer.check(robot.spec)
+    follower = follower or plain.Config().build()
+    tasks = [""] * len(seeds) if tasks is None else list(tasks)
+    if len(tasks) != len(seeds):
+        raise ValueError(f"tasks: expected one per seed ({len(seeds)}), got {len(tasks)}")
+    summaries: list[EpisodeSummary] = []
+    with tqdm(total=len(seeds), desc="episodes", unit="ep", disable=not progress) as bar:
+        for start in range(0, len(seeds), robot.batch_size):
+            part = slice(start, start + robot.batch_size)
+            summaries += _run_wave(robot, steerer, follower, watchers, tasks[part], [int(s) for s in seeds[part]], bar)
+    return summaries
+
+
+def _run_wave(
+    robot: Robot,
+    steerer: Steerer,
+    follower: ChunkFollower,
+    watchers: Sequence[Watcher],
+    tasks: list[str],
+    seeds: list[int],
+    bar: tqdm,
+) -> list[EpisodeSummary]:
+    spare = robot.batch_size - len(
+        seeds
+    )  # rows without an episode of their own repeat the last one and are not counted
+    observation = robot.reset(tasks + tasks[-1:] * spare, seeds + seeds[-1:] * spare)
+    steerer.reset()
+    active = np.arange(robot.batch_size) < len(seeds)
+    wave = _Wave(robot, seeds, observation, watchers)
+    while active.any():
+        decision = steerer(observation, active)
+        outcome = _only(robot.execute(decision, follower), active)
+        for watcher in watchers:
+            watcher.on_decision(observation, decision, outcome)
+        bar.update(wave.add(decision, outcome, active))
+        observation, active = outcome.observation, active & ~outcome.done
+    return wave.summaries()
+
+
+def _only(outcome: Outcome, active: np.ndarray) -> Outcome:
+    """Rows that are done or were never asked for have executed nothing that counts."""
+    return replace(outcome, executed_valid=outcome.executed_valid & active[:, None])
+
+
+class _Wave:
+    """The books of one batch of episodes."""
+
+    def __init__(self, robot: Robot, seeds: list[int], observation: Observation, watchers: Sequence[Watcher]) -> None:
+        self.robot, self.seeds, batch = robot, seeds, robot.batch_size
+        self.steps, self.reward = np.zeros(batch, np.int64), np.zeros(batch)
+        self.success, self.unstable = np.zeros(batch, bool), np.zeros(batch, bool)
+        self.reasons: list[Counter[str]] = [Counter() for _ in range(batch)]
+        self.readers = [watcher for watcher in watchers if getattr(watcher, "wants_episodes", True)]
+        rows = range(len(seeds)) if self.readers else ()
+        self.builders = {row: EpisodeBuilder(robot.spec, row, observation) for row in rows}
+
+    def add(self, decision: Decision, outcome: Outcome, active: np.ndarray) -> int:
+        """Book one decision; hand finished episodes to the watchers; how many episodes ended."""
+        self.steps += outcome.executed_valid.sum(1)
+        self.reward += (outcome.rewards * outcome.executed_valid).sum(1)
+        self.success |= outcome.success & active
+        self.unstable |= outcome.unstable & active
+        for row in np.flatnonzero(active):
+            self.reasons[row][decision.reason[row]] += 1
+            if row in self.builders:
+                self.builders[row].add(decision, outcome)
+        ended = np.flatnonzero(active & outcome.done)
+        for row in ended:
+            if self.readers:
+                episode = self.builders.pop(row).build(self._provenance(row, decision))
+                for watcher in self.readers:
+                    watcher.on_episode(episode)
+        return len(ended)
+
+    def summaries(self) -> list[EpisodeSummary]:
+        columns = zip(self.seeds, self.success, self.steps, self.reward, self.unstable, self.reasons, strict=False)
+        return [
+            EpisodeSummary(seed, bool(success), int(steps), float(reward), bool(unstable), dict(reasons))
+            for seed, success, steps, reward, unstable, reasons in columns
+        ]
+
+    def _provenance(self, row: int, decision: Decision) -> dict[str, Any]:
+        known = {"seed": self.seeds[row], "unstable": bool(self.unstable[row]), "versions": dict(decision.versions)}
+        latents = getattr(self.robot, "latents", None)  # what a simulated expert's episode drew
+        return known if latents is None else known | {"latents": latents[row]}
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """A Watcher that appends every finished episode to a store."""
+
+    store: EpisodeStore
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # added to what the loop knows
+    decisions: bool = True  # keep candidates and scores with the episode
+
+    def on_decision(self, observation: Observation, decision: Decision, outcome: Outcome) -> None:
+        """Nothing: an episode is written when it has ended."""
+
+    def on_episode(self, episode: Episode) -> None:
+        kept = episode.decisions if self.decisions else ()
+        self.store.append(replace(episode, decisions=kept, provenance={**self.provenance, **episode.provenance}))

@@ -1,0 +1,188 @@
+"""Observation in, Decision out: encode once, propose N chunks, score, select, gate.
+
+The unsteered baseline is the same Steerer with n = 1 and no critic: the plain policy is exactly candidate 0.
+Non-finite numbers never win, and every row that was not decided as asked says why in `Decision.reason`:
+
+    chosen           the selection was used
+    base             candidate 0 was asked for (n = 1, or selector `first`)
+    shadow, abstained, ...  the gate kept the selection from being used: candidate 0
+    critic_fallback  no finite score in this row: candidate 0
+    selector_fallback  the selector returned a refused candidate or a non-finite chunk: candidate 0
+    policy_fallback  candidate 0 itself is not finite: the first one that is
+
+A row without any finite candidate has no answer: NoFiniteChunk, and the robot stops.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import randomness
+from ..protocols import ChunkPolicy, Critic, Gate, Selector
+from ..types import Decision, Observation, Scores, Situation, Spec
+from .gates import always
+from .memory import Memory
+from .proposal import Proposal, propose
+from .selection import scored
+from .selectors import first
+from .settle import settle, steps
+
+
+class NoFiniteChunk(RuntimeError):
+    """The policy proposed nothing but NaN or infinity for a robot; whoever drives it must stop it."""
+
+
+class Steerer:
+    def __init__(
+        self,
+        policy: ChunkPolicy,
+        critic: Critic | None = None,  # scores every decision where given, whether the selector reads it or not
+        selector: Selector | None = None,  # None: first
+        gate: Gate | None = None,  # None: always
+        n: int = 1,  # N, candidates per decision
+        execute: int | None = None,  # k, steps until the next decision; None: the critic's scope, else the horizon
+        seed: int = 0,  # key of candidate noise and of selectors' draws
+        device: str | torch.device = "cpu",  # where the policy wants its noise
+        clock: Callable[[], float] = time.perf_counter,  # s
+    ) -> None:
+        self.policy, self.critic = policy, critic
+        self.selector, self.gate = selector or first.Config().build(), gate or always.Config().build()
+        self.n, self.seed, self.device, self.clock = n, seed, torch.device(device), clock
+        horizon = policy.spec.horizon
+        self.execute = execute if execute is not None else critic.scope if critic is not None else horizon
+        if n < 1 or not 1 <= self.execute <= horizon:
+            raise ValueError(
+                f"expected n >= 1 and 1 <= execute <= {horizon} (horizon), got n={n}, execute={self.execute}"
+            )
+        if self.selector.uses_critic and critic is None:
+            raise ValueError(f"selector {_name(self.selector)} chooses by score: expected a critic, got none")
+        if critic is not None:
+            self._check_critic(critic)
+        self._plain = n == 1 or isinstance(self.selector, first.First)  # candidate 0 is what is asked for
+        self._memory, self._next_critic = Memory(), None
+
+    def check(self, spec: Spec) -> None:
+        """Refuse a robot whose actions or observations mean something else; nothing has moved yet."""
+        self.policy.spec.check(spec, "the robot")
+
+    def reset(self, rows: Sequence[int] | None = None) -> None:
+        """Forget what `rows` were told. Without rows it is an episode's boundary for all: loaded weights enter."""
+        self._memory.forget(rows)
+        if rows is None and self._next_critic is not None:
+            self.critic, self._next_critic = self._next_critic, None
+
+    def load(self, version: Path) -> None:
+        """Read another checkpoint of the critic now; it decides from the next episode's start (`reset()`)."""
+        from ..training import load_model
+
+        critic = load_model(version, self.device)
+        self._check_critic(critic)
+        self._next_critic = critic
+
+    @torch.no_grad()
+    def __call__(self, observation: Observation, active: np.ndarray | None = None) -> Decision:
+        """`active` bool[B] (default: all) names the rows that will move; only those need a finite chunk."""
+        observation.check(self.policy.spec)
+        seconds, lap = _stopwatch(self.clock, self.device)
+        context = self.policy.encode(observation)
+        critic_context = None if self.critic is None else self.critic.encode(observation, context)
+        lap("encode")
+        proposal = propose(self.policy, context, observation, self.n, self.seed, self.device)
+        self._refuse(proposal, observation, active)
+        lap("sample")
+        scores = self._score(critic_context, proposal)
+        lap("score")
+        start_step = observation.step + observation.committed
+        proposal = proposal.from_start(observation.committed)
+        situation = self._situation(observation, proposal, critic_context, start_step)
+        selection = self.selector(proposal.chunks, scores, situation)
+        gate = self.gate(proposal.chunks, scores, selection, situation)
+        usable = scored(scores, situation) if self.selector.uses_critic else proposal.finite
+        settled = settle(proposal, usable, selection, gate, self._plain, self.policy.spec)
+        lap("select")
+        decision = Decision(
+            chunk=settled.chunk.cpu().numpy(),
+            execute=steps(proposal, settled.index, self.execute).cpu().numpy(),
+            start_step=start_step,
+            reason=settled.reason,
+            index=settled.index.cpu().numpy(),
+            candidates=proposal.chunks.cpu().numpy(),
+            value=scores.value.cpu().numpy(),
+            spread=scores.spread.cpu().numpy(),
+            seconds=seconds,
+            seed=self.seed,
+            versions=self._versions(),
+        )
+        self._memory.keep(observation, decision)
+        return decision
+
+    def _refuse(self, proposal: Proposal, observation: Observation, active: np.ndarray | None) -> None:
+        hopeless = ~proposal.finite.any(1).cpu().numpy()
+        rows = np.flatnonzero(hopeless if active is None else hopeless & active)
+        if len(rows):
+            raise NoFiniteChunk(
+                f"robots {rows.tolist()} at step {observation.step[rows].tolist()}: expected a finite chunk among "
+                f"{self.n} candidates, got none; stop these robots and check the observation and the policy's weights"
+            )
+
+    def _score(self, context: Any, proposal: Proposal) -> Scores:
+        if self.critic is None:
+            unknown = torch.full_like(proposal.finite, torch.nan, dtype=torch.float32)
+            return Scores(unknown, unknown, torch.zeros_like(proposal.finite))
+        scores = self.critic.score(context, proposal.filled, proposal.lengths)
+        known = scores.scored & proposal.finite
+        value, spread = (torch.where(known, score, torch.nan) for score in (scores.value, scores.spread))
+        return Scores(value, spread, known, scores.named)
+
+    def _situation(
+        self, observation: Observation, proposal: Proposal, critic_context: Any, start_step: np.ndarray
+    ) -> Situation:
+        previous = self._memory.recall(observation, start_step)
+        return Situation(
+            generators=randomness.generators(self.seed, observation.episode, observation.step, "select"),
+            finite=proposal.finite,
+            previous=None if previous is None else torch.from_numpy(previous).to(proposal.chunks.device),
+            context=critic_context,
+            critic=self.critic,
+            spec=self.policy.spec,
+            execute=self.execute,
+        )
+
+    def _versions(self) -> dict[str, str]:
+        parts = {"policy": self.policy, "critic": self.critic, "selector": self.selector, "gate": self.gate}
+        return {name: getattr(part, "version", _name(part)) for name, part in parts.items() if part is not None}
+
+    def _check_critic(self, critic: Critic) -> None:
+        if not hasattr(critic, "score"):
+            raise ValueError(f"expected a critic, got {_name(critic)} without score(); is this a policy's checkpoint?")
+        self.policy.spec.check(critic.spec, "the critic")
+        if critic.scope != self.execute:
+            raise ValueError(
+                f"critic scope: expected the {self.execute} steps that will be executed, got {critic.scope}; "
+                f"set execute={critic.scope} or train a critic with scope {self.execute}"
+            )
+
+
+def _stopwatch(clock: Callable[[], float], device: torch.device) -> tuple[dict[str, float], Callable[[str], None]]:
+    """Seconds per stage, and `lap(stage)` which books the time since the last lap."""
+    seconds: dict[str, float] = {}
+    last = clock()
+
+    def lap(stage: str) -> None:
+        nonlocal last
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = clock()
+        seconds[stage], last = now - last, now
+
+    return seconds, lap
+
+
+def _name(part: Any) -> str:
+    return type(part).__name__

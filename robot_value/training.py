@@ -1,0 +1,270 @@
+"""train_offline: recorded episodes in, a folder of checkpoints and curves out. Interruptible and resumable.
+
+The run's folder holds step_<n>/ (a checkpoint that can be deployed, and resumed from), curves.json and events/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import draccus
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from . import checkpoint, components
+from .curves import Curves
+from .episodes.cache import Cache
+from .learner_state import load_rng_state, rng_state
+from .learners import Learner, Optimization, learner_for
+from .networks.matmul import best_mode, matmul
+from .normalize import fit_statistics
+from .sampling import ChunkSampler, split_episodes
+from .types import Spec
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    folder: str = "outputs/train"  # where checkpoints and curves go; a run found there is continued
+    steps: int = 6000  # gradient steps
+    batch_size: int = 256  # windows per step
+    seed: int = 0  # of the loss's noise and of the windows drawn
+    threads: int = 0  # CPU threads of torch, 0 leaves torch's choice
+    device: str = "auto"  # auto | cpu | cuda
+    log_every: int = 100  # steps between points of the training curve
+    validate_every: int = 1000  # steps between points of the validation curve, 0 is never
+    validate_batches: int = 4  # batches per validation point, always the same ones
+    validation_fraction: float = 0.1  # episodes held out for the validation curve
+    save_every: int = 2000  # steps between checkpoints; the last step is always saved
+    keep: int = 2  # newest checkpoints kept
+    resume: bool = True  # continue the run in `folder`; False refuses a folder that has one
+    matmul: str = "auto"  # auto (measured at start) | default | onednn: how the CPU multiplies float32
+    progress: bool = True  # progress bar on stderr
+    tensorboard: bool = True  # write event files to folder/events
+    wandb: str = ""  # Weights & Biases project; empty is off
+
+
+class Interrupted(SystemExit):
+    """Training stopped on a signal after saving; the process ends with the signal's usual exit code."""
+
+
+def train_offline(
+    learner: Learner, sampler: ChunkSampler, config: TrainConfig, validation: ChunkSampler | None = None
+) -> Path:
+    """Train to config.steps and return the last checkpoint's folder.
+
+    Raises NonFinite where the loss stops being a number (the last good checkpoint stays), Interrupted on SIGINT or
+    SIGTERM (after a checkpoint), ValueError where the folder holds a run with another configuration.
+    """
+    root = Path(config.folder)
+    run = _Run(learner, sampler, config)
+    last = run.resume(root)
+    with (
+        _threads(config.threads),
+        matmul(run.matmul),
+        _signals() as stop,
+        Curves(root, config, run.step) as curves,
+        tqdm(total=config.steps, initial=run.step, disable=not config.progress, unit="step") as bar,
+    ):
+        while run.step < config.steps:
+            metrics = learner.update(sampler.sample(), run.generator)
+            run.step += 1
+            bar.update()
+            curves.add("train", run.step, metrics)
+            done = run.step == config.steps
+            if done or run.step % config.log_every == 0:
+                bar.set_postfix(curves.flush("train", run.step))
+            if validation is not None and config.validate_every and (done or run.step % config.validate_every == 0):
+                run.validate(validation, curves)
+            if done or stop or run.step % config.save_every == 0:
+                curves.flush("train", run.step)  # never save weights that a non-finite loss has touched
+                last = run.save(root)
+            if stop and not done:
+                tqdm.write(f"stopped at step {run.step} of {config.steps}; the same command continues")
+                raise Interrupted(128 + stop[0])
+    return last
+
+
+def train_on(
+    cache: Cache,
+    component: Any,
+    spec: Spec,
+    config: TrainConfig,
+    optimization: Optimization | None = None,
+    **sampling: Any,
+) -> Path:
+    """Build the policy or critic that `component` (a Config) describes and train it on a cache's episodes.
+
+    spec: with horizon and n_obs_steps chosen. sampling: further arguments of ChunkSampler, e.g. success_only=True.
+    """
+    statistics = fit_statistics({"state": cache.state, "action": cache.action})
+    model = component.build(spec, statistics, cache.tasks).to(choose_device(config.device))
+    training, validation = make_samplers(cache, model, config, **sampling)
+    return train_offline(learner_for(model, config.steps, optimization), training, config, validation)
+
+
+def make_samplers(
+    cache: Cache, model: nn.Module, config: TrainConfig, **sampling: Any
+) -> tuple[ChunkSampler, ChunkSampler | None]:
+    """Training and held-out windows as the model needs them; None where no episode is held out."""
+    device = next(model.parameters()).device
+
+    def sampler(episodes: np.ndarray) -> ChunkSampler:
+        return ChunkSampler(
+            cache,
+            horizon=model.spec.horizon,
+            n_obs_steps=model.spec.n_obs_steps,
+            offsets=(getattr(model, "scope", model.spec.horizon),),
+            gamma=getattr(model, "gamma", 0.99),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            episodes=episodes,
+            device=device,
+            **sampling,
+        )
+
+    training, held_out = split_episodes(len(cache), config.validation_fraction, config.seed)
+    return sampler(training), sampler(held_out) if len(held_out) else None
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The policy or critic saved at `folder`, or at the newest valid checkpoint below it; every byte is verified."""
+    folder = Path(folder)
+    if not (folder / checkpoint.MANIFEST).exists():
+        folder = checkpoint.newest(folder) or folder
+    saved = checkpoint.load(folder)
+    config = draccus.decode(components.load(saved.kind, saved.name).Config, saved.config)
+    model = config.build(saved.spec, saved.statistics, tuple(saved.extra.get("tasks", ())))
+    model.load_state_dict(saved.tensors)
+    model.version = f"{saved.name} {saved.hash[:12]}"
+    return model.to(choose_device(device)).eval()
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """ "auto" is the GPU where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: expected one this machine has, got {str(device)!r} without a GPU; use auto or cpu")
+    return torch.device(device)
+
+
+def component_name(model: nn.Module) -> str:
+    """What components.load finds the model's module under: "flow" for ours, a dotted path for third parties."""
+    module = type(model.config).__module__
+    ours = module.startswith("robot_value.")
+    return module.rsplit(".", 1)[-1] if ours else module
+
+
+class _Run:
+    """Everything beside the learner that a resumed run needs to go on as if nothing had happened."""
+
+    def __init__(self, learner: Learner, sampler: ChunkSampler, config: TrainConfig) -> None:
+        self.learner, self.sampler, self.config = learner, sampler, config
+        self.step = 0
+        device = next(learner.model.parameters()).device
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.matmul = "default"
+        self._asked = {"train": _fixed(config), "model": draccus.encode(learner.model.config)}
+
+    def resume(self, root: Path) -> Path | None:
+        newest = checkpoint.newest(root)
+        if newest is None:
+            threads = self.config.threads or torch.get_num_threads()
+            self.matmul = best_mode(threads) if self.config.matmul == "auto" else self.config.matmul
+            return None
+        if not self.config.resume:
+            raise ValueError(f"{root}: expected an empty folder, got a run at {newest.name}; use another or resume")
+        saved = checkpoint.load(newest, learner=True)
+        state = saved.learner
+        _same_run(root, self._asked, state["asked"])
+        self.step, self.matmul = saved.step, state["matmul"]
+        self.learner.deployed.load_state_dict(saved.tensors)
+        self.learner.load_state(state["learner"])
+        self.sampler.load_state(state["sampler"])
+        self.generator.set_state(state["generator"])
+        load_rng_state(state["rng"])
+        return newest
+
+    def save(self, root: Path) -> Path:
+        model, folder = self.learner.deployed, root / f"step_{self.step:08d}"
+        checkpoint.save(
+            folder,
+            kind=self.learner.kind,
+            name=component_name(model),
+            config=draccus.encode(model.config),
+            spec=model.spec,
+            tensors=model.state_dict(),
+            statistics=model.statistics,
+            extra={"tasks": list(model.tasks), "train": draccus.encode(self.config)},
+            step=self.step,
+            learner={
+                "asked": self._asked,
+                "matmul": self.matmul,
+                "learner": self.learner.state(),
+                "sampler": self.sampler.state(),
+                "generator": self.generator.get_state(),
+                "rng": rng_state(),
+            },
+        )
+        checkpoint.keep(root, self.config.keep)
+        return folder
+
+    def validate(self, sampler: ChunkSampler, curves: Curves) -> None:
+        """The same windows and the same noise every time, so that the curve moves only with the model."""
+        state, generator = sampler.state(), torch.Generator(self.generator.device).manual_seed(self.config.seed)
+        for _ in range(self.config.validate_batches):
+            curves.add("validation", self.step, self.learner.validate(sampler.sample(), generator))
+        sampler.load_state(state)
+        curves.flush("validation", self.step)
+
+
+def _fixed(config: TrainConfig) -> dict[str, Any]:
+    """What a continued run must share with its beginning."""
+    return {name: getattr(config, name) for name in ("steps", "batch_size", "seed")}
+
+
+def _same_run(root: Path, asked: dict[str, Any], saved: dict[str, Any]) -> None:
+    for part, values in asked.items():
+        for name in values.keys() | saved[part].keys():
+            expected, got = saved[part].get(name), values.get(name)
+            if expected != got:
+                raise ValueError(
+                    f"{root}: the run there was made with {name}={expected}, got {name}={got}; use another folder"
+                )
+
+
+@contextlib.contextmanager
+def _threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that receives the number of a SIGINT or SIGTERM; outside the main thread nothing can be caught."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+
+    before = {}
+    with contextlib.suppress(ValueError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
