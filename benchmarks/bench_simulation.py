@@ -26,9 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="time spent on each task, s")
     parser.add_argument("--tasks", default="Lift,PickPlaceCan", help="comma-separated robosuite tasks")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes of the fleet that is timed beside it; 0: none"
-    )
+    parser.add_argument("--workers", type=int, default=2, help="processes of a fleet timed beside it; 0: none")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/simulation.json"), help="result file")
     options = parser.parse_args()
     rows = [compare(task, options.seconds) for task in options.tasks.split(",")]
@@ -113,7 +111,7 @@ def fleet_rate(fleet, steps: int, seconds: float) -> float:
 
 def round_trip(fleet, repeats: int = 200) -> float:
     """Median s of one exchange of messages without any simulation."""
-    calls = {row: ("hello",) for row in range(fleet.batch_size)}
+    calls = dict.fromkeys(range(fleet.batch_size), ("hello",))
     return float(np.median([timed(lambda _: fleet._call(calls), [None]) for _ in range(repeats)]))
 
 

@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchDescription
 
 PARAMETERS = Path(__file__).resolve().parent / "params" / "doctor.yaml"
 
@@ -18,7 +19,7 @@ def program(name):
     try:
         if (Path(get_package_prefix("robot_value")) / "lib" / "robot_value" / name).exists():
             return {"package": "robot_value", "executable": name}
-    except PackageNotFoundError:
+    except (PackageNotFoundError, OSError):  # OSError: AMENT_PREFIX_PATH is not set
         pass
     return {"executable": sys.executable, "arguments": ["-m", f"robot_value.ros_nodes.{name}"]}
 

@@ -253,7 +253,7 @@ def _check_grippers(a: ActionPart, b: ActionPart) -> None:
     if None not in (a.width, b.width):
         _same(f"{a.name}.width", a.width, b.width)
     if a.unit == b.unit == "m":
-        _same(f"{a.name} travel in m", *(tuple(np.ravel(_travel(part))) for part in (a, b)))
+        _same(f"{a.name} travel in m", *(tuple(np.ravel(_travel(part)).tolist()) for part in (a, b)))
 
 
 def _check_size(part: ActionPart) -> None:

@@ -110,7 +110,7 @@ def load(folder: str | Path, learner: bool = False) -> Checkpoint:
         statistics = {key: Statistics.from_json(value) for key, value in _read_json(where / STATISTICS).items()}
         fields = {key: config[key] for key in ("kind", "name", "step", "config", "extra")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"checkpoint {folder}: content not understood ({error}); save it again") from error
+        raise CheckpointError(f"checkpoint {folder}: content not understood by this robot_value ({error})") from error
     _check_statistics(folder, spec, statistics)
     state = None
     if learner:
@@ -213,7 +213,7 @@ def _manifest(folder: Path, where: Path) -> dict[str, dict[str, Any]]:
     if (where / MANIFEST).read_bytes() != _json_bytes(manifest) or manifest["format_version"] < 1:
         raise damaged
     files = manifest.get("files")
-    if not isinstance(files, dict) or any(set(entry) != {"bytes", "sha256"} for entry in files.values()):
+    if not isinstance(files, dict) or not all(map(_is_entry, files.values())):
         raise damaged
     if len(OPTIONAL & files.keys()) == 1:
         raise damaged
@@ -222,6 +222,10 @@ def _manifest(folder: Path, where: Path) -> dict[str, dict[str, Any]]:
     if unknown := sorted(files.keys() - REQUIRED - OPTIONAL):
         raise CheckpointError(f"checkpoint {folder}: unknown file {unknown[0]} in its manifest; upgrade robot_value")
     return files
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
 
 
 def _check_statistics(folder: Path, spec: Spec, statistics: Mapping[str, Statistics]) -> None:

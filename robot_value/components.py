@@ -78,7 +78,9 @@ def _third_party(kind: str, path: str) -> ModuleType:
     _kind(kind)
     try:
         found = importlib.util.find_spec(path)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if not f"{path}.".startswith(f"{error.name}."):  # the package is there, something it imports is not
+            raise
         found = None
     if found is None:
         raise UnknownComponent(f"no module {path!r} for {kind}; a dotted name must be an importable module")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .training import TrainConfig
 
 FILE = "curves.json"
+FINITE = {"loss", "grad_norm"}  # where one of these is not a number, the weights soon are not either
 
 
 class NonFinite(FloatingPointError):
@@ -51,7 +53,8 @@ class Curves:
         names = list(window[0][1])
         table = torch.stack([torch.stack([m[name].float() for name in names]) for _, m in window])  # [steps, metrics]
         table = table.double().cpu()
-        _check(table[:, names.index("loss")], [s for s, _ in window], curve)
+        for name in FINITE & set(names):
+            _check(name, table[:, names.index(name)], [s for s, _ in window], curve)
         means = dict(zip(names, table.mean(0).tolist(), strict=True))
         self._append(curve, step, means)
         for writer in self._writers:
@@ -61,19 +64,19 @@ class Curves:
     def _append(self, curve: str, step: int, means: dict[str, float]) -> None:
         points = self.points.setdefault(curve, {})
         for name, value in {"step": step, **means}.items():
-            points.setdefault(name, []).append(value)
+            points.setdefault(name, []).append(value if math.isfinite(value) else None)  # JSON has no NaN
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = self.root / f".{FILE}.tmp"
         temporary.write_text(json.dumps(self.points))
         os.replace(temporary, self.root / FILE)
 
 
-def _check(losses: Tensor, steps: list[int], curve: str) -> None:
-    bad = (~losses.isfinite()).nonzero()
+def _check(name: str, values: Tensor, steps: list[int], curve: str) -> None:
+    bad = (~values.isfinite()).nonzero()
     if len(bad):
         i = int(bad[0, 0])
         raise NonFinite(
-            f"step {steps[i]}: expected a finite {curve} loss, got {losses[i].item()}; checkpoints saved before are "
+            f"step {steps[i]}: expected a finite {curve} {name}, got {values[i].item()}; checkpoints saved before are "
             "good; look for bad data (`robot-value data inspect`) or use a smaller learning rate"
         )
 

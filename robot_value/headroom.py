@@ -34,7 +34,7 @@ class Config:
     n_episodes: int = 20  # episodes to visit, at most as many as seeds are given
     points: tuple[int, ...] = (0, 2, 4, 6)  # decisions of an episode at which every candidate is tried
     rollouts: int = 4  # R, continuations per candidate; half of them choose, the other half values (results.md)
-    budget: float | None = None  # s; stops after a whole episode that would be the last to fit, None for no limit
+    budget: float | None = None  # s; no block of episodes begins that would not fit, the first always does
     progress: bool = True  # show a progress bar
 
     def __post_init__(self) -> None:
@@ -147,7 +147,7 @@ def _visit(robot: SimulatedRobot, steerer: Steerer, seeds: Sequence[int], at: Se
                 states = robot.save_state()
                 for row in np.flatnonzero(active):
                     points[row].append(_point(decision, row, index, states[row]))
-            outcome = robot.execute(replace(decision, chunk=decision.candidates[:, 0]), FOLLOWER)
+            outcome = robot.execute(_only(replace(decision, chunk=decision.candidates[:, 0]), active), FOLLOWER)
             observation, active = outcome.observation, active & ~outcome.done
         episodes += [Visited(seed, starts[row], tuple(points[row])) for row, seed in enumerate(group)]
     return episodes
@@ -163,9 +163,9 @@ def _point(decision: Decision, row: int, index: int, state: Mapping[str, Any]) -
 
 
 def _blocks(episodes: Sequence[Visited], batch_size: int, n: int, config: Config) -> list[Sequence[Visited]]:
-    """Episodes played together, so that few rows of the last batch stay without work."""
+    """Episodes played together: enough to fill the robot's rows twice, few enough to keep to a budget."""
     rollouts = (n + 1) * config.rollouts * len(config.points)
-    return _batches(episodes, max(1, 4 * batch_size // rollouts))
+    return _batches(episodes, max(1, 2 * batch_size // rollouts))
 
 
 def _try(
@@ -213,11 +213,11 @@ def _play_batch(robot: SimulatedRobot, steerer: Steerer, jobs: Sequence[Job]) ->
     keys = np.array([job.key for job in rows], np.int64)
     observation = robot.load_state([job.state for job in rows])
     steerer.reset()
-    active, first = np.ones(len(rows), bool), True
+    active, first = np.arange(len(rows)) < len(jobs), True
     success, unstable = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     while active.any():
         decision = steerer(replace(observation, episode=keys), active)
-        outcome = robot.execute(_forced(decision, rows) if first else decision, FOLLOWER)
+        outcome = robot.execute(_only(_forced(decision, rows) if first else decision, active), FOLLOWER)
         success |= active & outcome.success
         unstable |= active & outcome.unstable
         observation, active, first = outcome.observation, active & ~outcome.done, False
@@ -228,6 +228,11 @@ def _forced(decision: Decision, jobs: Sequence[Job]) -> Decision:
     """The decision with each job's own chunk, where it has one."""
     chunks = [decision.chunk[row] if job.chunk is None else job.chunk for row, job in enumerate(jobs)]
     return replace(decision, chunk=np.stack(chunks))
+
+
+def _only(decision: Decision, active: np.ndarray) -> Decision:
+    """Rows without work execute nothing: simulated steps are what headroom costs."""
+    return replace(decision, execute=np.where(active, decision.execute, 0))
 
 
 def _key(seed: int, point: int, rollout: int) -> int:
@@ -245,5 +250,5 @@ def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 
 def _padded(items: Sequence[Any], size: int) -> list[Any]:
-    """A Fleet has no empty rows: the last item fills those that have no work, and their results are dropped."""
+    """A robot has no empty rows: the last item fills those that have no work of their own."""
     return [*items, *[items[-1]] * (size - len(items))]

@@ -5,7 +5,6 @@ A policy is trained here (AdamW, cosine, clipped gradients, EMA of weights); a c
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from .networks.ema import EMA
+from .networks.seeding import normal
 from .sampling import ChunkBatch
+from .types import Features
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Learner(Protocol):
     kind: str  # component kind
     model: nn.Module  # what is trained
     deployed: nn.Module  # what is validated and saved
+    settings: dict[str, Any]  # JSON values that a continued run must share
 
     def update(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]: ...
 
@@ -52,6 +54,7 @@ class PolicyLearner:
         self.model, self.steps, self.step = policy, steps, 0
         self.optimization = o = optimization or Optimization()
         self.optimizer = torch.optim.AdamW(policy.parameters(), lr=o.lr, weight_decay=o.weight_decay, fused=True)
+        self.settings = draccus.encode(o)
         self.ema = EMA(policy, o.ema)
         self.deployed = self.ema.module
 
@@ -82,7 +85,7 @@ class PolicyLearner:
         """`deployed` is loaded by the caller, from the checkpoint's own weights."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(_optimizer_state(state["optimizer"]))
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 class CriticLearner:
@@ -90,12 +93,11 @@ class CriticLearner:
 
     def __init__(self, critic: nn.Module) -> None:
         self.model = self.deployed = critic
-        self.step = 0
+        self.settings = {}  # the model's own config says it all
         critic.make_optimizer()
 
     def update(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]:
         self.model.train()
-        self.step += 1
         return self.model.update(batch, generator)
 
     @torch.no_grad()
@@ -105,11 +107,10 @@ class CriticLearner:
         return {**metrics, "loss": loss}
 
     def state(self) -> dict[str, Any]:
-        return {"step": self.step, "optimizer": self.model.optimizer.state_dict()}
+        return {"optimizer": self.model.optimizer.state_dict()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.step = state["step"]
-        self.model.optimizer.load_state_dict(_optimizer_state(state["optimizer"]))
+        self.model.optimizer.load_state_dict(state["optimizer"])
 
 
 def learner_for(model: nn.Module, steps: int, optimization: Optimization | None = None) -> Learner:
@@ -126,20 +127,9 @@ def cosine(step: int, steps: int, warmup: int) -> float:
 
 def action_error(policy: nn.Module, batch: ChunkBatch, generator: torch.Generator) -> Tensor:
     """Mean over valid steps and dims of |sampled - recorded| / std of the recorded actions."""
-    from .networks.seeding import normal
-    from .types import Features
-
     context = Features(policy.encoder(batch.observation))
     noise = normal((len(batch.chunks), 1, *batch.chunks.shape[1:]), batch.chunks.device, generator)
     chunks, _ = policy.sample(context, 1, noise)
     scale = torch.as_tensor(policy.actions.scale, device=chunks.device)
     valid = batch.valid[:, : batch.chunks.shape[1], None].expand_as(batch.chunks)
     return ((chunks[:, 0] - batch.chunks).abs() / scale)[valid].mean()
-
-
-def _optimizer_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    return copy.deepcopy(dict(state))
-
-
-def config_to_json(config: Any) -> dict[str, Any]:
-    return draccus.encode(config)

@@ -63,16 +63,14 @@ def _run_wave(
     seeds: list[int],
     bar: tqdm,
 ) -> list[EpisodeSummary]:
-    spare = robot.batch_size - len(
-        seeds
-    )  # rows without an episode of their own repeat the last one and are not counted
+    spare = robot.batch_size - len(seeds)  # rows without an episode of their own start like the last one, and rest
     observation = robot.reset(tasks + tasks[-1:] * spare, seeds + seeds[-1:] * spare)
     steerer.reset()
     active = np.arange(robot.batch_size) < len(seeds)
     wave = _Wave(robot, seeds, observation, watchers)
     while active.any():
-        decision = steerer(observation, active)
-        outcome = _only(robot.execute(decision, follower), active)
+        decision = _only(steerer(observation, active), active)
+        outcome = robot.execute(decision, follower)
         for watcher in watchers:
             watcher.on_decision(observation, decision, outcome)
         bar.update(wave.add(decision, outcome, active))
@@ -80,9 +78,9 @@ def _run_wave(
     return wave.summaries()
 
 
-def _only(outcome: Outcome, active: np.ndarray) -> Outcome:
-    """Rows that are done or were never asked for have executed nothing that counts."""
-    return replace(outcome, executed_valid=outcome.executed_valid & active[:, None])
+def _only(decision: Decision, active: np.ndarray) -> Decision:
+    """Spare rows are told to execute nothing, so that nobody simulates or counts them."""
+    return replace(decision, execute=np.where(active, decision.execute, 0))
 
 
 class _Wave:
@@ -109,7 +107,7 @@ class _Wave:
                 self.builders[row].add(decision, outcome)
         ended = np.flatnonzero(active & outcome.done)
         for row in ended:
-            if self.readers:
+            if self.readers and self.steps[row]:  # broken at reset: there is nothing to keep
                 episode = self.builders.pop(row).build(self._provenance(row, decision))
                 for watcher in self.readers:
                     watcher.on_episode(episode)

@@ -113,7 +113,7 @@ def _row(name: str, arm: Mapping[str, Any], against: Mapping[str, Any] | None, r
     cells = ("–", "", "")
     if against is not None:
         interval = " to ".join(text.points(end) for end in against["ci95"])
-        cells = (text.points(against["mean"]), interval, text.p_value(against["p_mcnemar"]))
+        cells = (text.points(against["mean"]), interval, escape(text.p_value(against["p_mcnemar"])))
     return (
         f"<tr{' class=chosen' if chosen else ''}><td>{escape(text.words(name))}"
         f"<small>{escape(text.describe(name, arm))}</small></td>"

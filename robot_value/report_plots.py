@@ -68,7 +68,7 @@ def success_by_n(curves: Mapping[str, Sequence[Mapping[str, Any]]], base: Mappin
     axes.minorticks_off()
     axes.set(xlabel="candidates per decision N", ylabel="success", ylim=(-0.02, 1.02))
     axes.legend(loc="best")
-    return _svg(figure, "success by N")
+    return svg(figure, "success by N")
 
 
 @styled
@@ -83,7 +83,7 @@ def calibration(found: Mapping[str, Mapping[str, Any]]) -> str:
         axes.plot(arm["predicted"], arm["realised"], "o-", color=colour, markersize=5, label=name.replace("_", " "))
     axes.set(xlabel="critic's value at the decision", ylabel="realised discounted return")
     axes.legend(loc="best")
-    return _svg(figure, "calibration")
+    return svg(figure, "calibration")
 
 
 @styled
@@ -104,7 +104,7 @@ def headroom(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.set(ylabel="success from the decision on", ylim=(0, 1.08), xlim=(-0.6, len(rows) - 0.4))
     axes.grid(axis="x", visible=False)
     figure.legend(loc="outside upper center", ncols=3)
-    return _svg(figure, "headroom")
+    return svg(figure, "headroom")
 
 
 @styled
@@ -126,7 +126,7 @@ def latency(arms: Mapping[str, Mapping[str, float]]) -> str:
     axes.set(xlabel="ms per decision (median)", xlim=(0, max(left) * 1.14 or 1))
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper center", ncols=len(stages))
-    return _svg(figure, "latency")
+    return svg(figure, "latency")
 
 
 @styled
@@ -144,7 +144,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> str
         axes.set(title=title.replace("_", " "), xlabel="gradient step")
         if len(lines) > 1:
             axes.legend(fontsize=8)
-    return _svg(figure, "learning curves")
+    return svg(figure, "learning curves")
 
 
 def _headroom_label(name: str, row: Mapping[str, Any]) -> str:
@@ -152,7 +152,7 @@ def _headroom_label(name: str, row: Mapping[str, Any]) -> str:
     return f"{names[name]} of {row['candidates']}" if name == "oracle" else names[name]
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
     """The figure as an <svg> element with ids of its own, scalable, in the page's text colour."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

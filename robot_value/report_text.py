@@ -80,11 +80,11 @@ def setting(results: Mapping[str, Any]) -> str:
 
 def warnings(results: Mapping[str, Any]) -> list[str]:
     """What a careful reader should know before believing the table."""
-    arms, recipe = results["arms"], results["difference"]["arm"]
+    arms, recipe, base = results["arms"], results["difference"]["arm"], results["difference"]["against"]
     found = []
     if missing := missing_controls(results):
         found.append(f"Controls that were not run: {', '.join(map(words, missing))}.")
-    if "argmin" in arms and arms["argmin"]["success"] >= arms["base"]["success"]:
+    if "argmin" in arms and arms["argmin"]["success"] >= arms[base]["success"]:
         found.append(
             "The critic's worst candidate does as well as the plain policy: the critic does not order candidates."
         )
@@ -111,10 +111,12 @@ def headroom(row: Mapping[str, Any]) -> str:
         recovered = f"{percent(row['recovered'], 0)} (95\u00a0% interval {bounds})"
     rank = "unknown" if row["rank_correlation"] is None else f"{row['rank_correlation']:.2f}"
     arm = words(row.get("arm", "the selector"))
+    beaten = row["recovered"] is not None and row["recovered"] > 1
     return (
         f"Continued with the {row['continuation']} policy, {arm} recovers {recovered} of what the best of "
         f"{row['candidates']} candidates would have gained. Rank correlation of value and success inside a decision: "
-        f"{rank}; regret {100 * row['regret']:.1f} points."
+        f"{rank}; regret {points(row['regret'])} points."
+        + (" More than all of it: with few rollouts the oracle's own choice is noisy." if beaten else "")
     )
 
 

@@ -10,7 +10,6 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,19 @@ def to_results(
     critic: str | None,
     provenance: Mapping[str, Any],
     base: str = "base",
-    average: str = "mean",
+    differences: Sequence[tuple[str, str]] | None = None,
     validation: Comparison | None = None,
     headroom: Mapping[str, Any] | None = None,
     headroom_rows: Sequence[Mapping[str, Any]] = (),
-    latency: Mapping[str, Mapping[str, float]] | None = None,
+    latency_ms: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The test comparison of a recipe that was fixed on other seeds, as results.json. Refuses overlapping seeds.
 
-    `headroom` is the one to quote, `headroom_rows` holds all continuations; `latency` (arm -> stage -> ms) was measured
-    for one robot, else the comparison's own batches count.
+    `differences` (arm, against) are `default_pairs` unless given. `headroom` is the one to quote, `headroom_rows` holds
+    all continuations. `latency_ms` (stage -> ms) was measured for one robot, else the comparison's batches count.
     """
     recipe.check(test.seeds)
-    by_arm = {name: result.latency_ms for name, result in test.arms.items()}
+    pairs = default_pairs(test, base) if differences is None else differences
     results = {
         "format_version": FORMAT_VERSION,
         **provenance,
@@ -57,31 +56,28 @@ def to_results(
         "recipe": recipe.to_json(),
         "arms": {name: test.row(name) for name in test.arms},
         "difference": test.difference(recipe.arm.name, base),
-        "differences": [test.difference(*pair) for pair in _pairs(test, base, average)],
+        "differences": [test.difference(*pair) for pair in pairs],
         "excluded_unstable_seeds": test.excluded,
         "success_by_n": None if validation is None else success_by_n(validation),
         "calibration": {name: found for name in test.arms if (found := test.calibration(name))},
         "headroom": headroom,
         "headroom_rows": list(headroom_rows),
-        "latency_ms": (latency or by_arm)[recipe.arm.name],
-        "latency_batch": 1 if latency else test.batch_size,
-        "latency_by_arm": latency or by_arm,
+        "latency_ms": test.result(recipe.arm.name).latency_ms if latency_ms is None else latency_ms,
+        "latency_batch": test.batch_size if latency_ms is None else 1,
     }
     return plain(results)
 
 
-def _pairs(test: Comparison, base: str, average: str) -> list[tuple[str, str]]:
+def default_pairs(test: Comparison, base: str = "base") -> list[tuple[str, str]]:
     """Every arm against the plain policy; every critic also against averaging, which needs none."""
     pairs = [(name, base) for name in test.arms if name != base]
-    if average in test.arms:
-        pairs += [(name, average) for name, result in test.arms.items() if result.arm.critic is not None]
+    if "mean" in test.arms:
+        pairs += [(name, "mean") for name, result in test.arms.items() if result.arm.critic is not None]
     return pairs
 
 
 def plain(value: Any) -> Any:
     """The same as JSON values: arrays become lists, numpy scalars numbers, NaN and infinities null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

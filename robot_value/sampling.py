@@ -18,9 +18,11 @@ from .episodes.cache import Cache
 from .types import Observation
 from .windows import Windows, make_windows
 
-DRAW = 64  # batches whose starts are drawn, and whose indices are computed, at once
+DRAW = 32  # batches whose starts are drawn at once
+GROUP_BYTES = 4 << 20  # small batches are gathered several at once, because overhead is what they cost
 
-Rows = tuple[torch.Tensor, ...]  # one tensor per batch of a draw
+Rows = tuple[torch.Tensor, ...]  # one tensor per batch
+Ready = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Rows]  # see ChunkSampler._with_images
 
 
 @dataclass(frozen=True)
@@ -87,24 +89,6 @@ def split_episodes(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.n
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What DRAW batches will hold, short of the states, actions and images themselves: one entry per batch."""
-
-    draw: int
-    now: Rows  # int64[B * O], rows of cache.state, on the CPU
-    after: dict[int, Rows]  # offset -> the same at that offset
-    padded: Rows  # int64[B], rows of windows.action
-    task: Rows
-    rewards: Rows
-    valid: Rows
-    terminated: Rows
-    mc_return: Rows
-    weight: Rows
-    success: Rows
-    index: Rows
-
-
 class ChunkSampler:
     """Uniform over legal starts, with replacement; batch i is a function of (seed, i), so a saved position resumes it.
 
@@ -137,42 +121,32 @@ class ChunkSampler:
             got = f"{horizon}, {n_obs_steps}, {batch_size} and {self.offsets}"
             raise ValueError(f"horizon, n_obs_steps, batch_size and offsets: expected >= 1, got {got}")
         self.windows = make_windows(cache, self.length, gamma, episodes, success_only, reward_shuffle_seed)
-        self._starts = _start_table(self.windows, self.length)
-        self._task, self._success = torch.from_numpy(self.windows.task), torch.from_numpy(self.windows.success)
+        self._episode, self._table = torch.from_numpy(self.windows.episode), _table(self.windows)
+        self._success = torch.from_numpy(self.windows.success)
         left, ahead = torch.arange(self.length + 2)[:, None], torch.arange(self.length)
-        self._valid = ahead < left  # bool[L + 2, L], by the number of steps left
-        self._ends = ahead == left - 1  # bool[L + 2, L], is this the episode's last step
+        self._valid = (ahead < left).to(self.device)  # bool[L + 2, L], by the number of steps left
+        self._ends = (ahead == left - 1).to(self.device)  # bool[L + 2, L], is this the episode's last step
         self._state = _tensor(cache.state).to(self.device)
         self._images = {name: _tensor(image) for name, image in cache.images.items()}  # stay memory-mapped
         self._actions = _rolling(_tensor(self.windows.action).to(self.device), horizon)  # [P', H * A], no copy
-        self._rewards = _rolling(_tensor(self.windows.reward), self.length)  # [P', L], no copy
-        self._mc_return = _tensor(self.windows.mc_return)
+        self._rewards = _rolling(_tensor(self.windows.reward).to(self.device), self.length)  # [P', L], no copy
+        self._mc_return = _tensor(self.windows.mc_return).to(self.device)
+        self._group = self._batches_per_gather()
         self._position = 0
-        self._plan: Plan | None = None
+        self._drawn: tuple[int, torch.Tensor] | None = None  # number of the draw, int64[DRAW, B]
+        self._ready: list[Ready] = []
 
     def __len__(self) -> int:
         """Legal starts."""
         return len(self.windows.episode)
 
     def sample(self) -> ChunkBatch:
-        """The next batch, in memory of its own."""
-        draw, i = divmod(self._position, DRAW)
-        if self._plan is None or self._plan.draw != draw:
-            self._plan = self._make_plan(draw)
-        plan, task = self._plan, self._plan.task[i]
+        """The next batch; no other batch shares its memory."""
+        within = self._position % self._group
+        if within == 0 or not self._ready:
+            self._ready = self._gather(self._starts(self._position - within))
         self._position += 1
-        return ChunkBatch(
-            observation=self._observe(plan.now[i], task),
-            chunks=self._actions.index_select(0, plan.padded[i]).view(self.batch_size, self.horizon, -1),
-            rewards=plan.rewards[i],
-            valid=plan.valid[i],
-            terminated=plan.terminated[i],
-            next={k: self._observe(rows[i], task) for k, rows in plan.after.items()},
-            mc_return=plan.mc_return[i],
-            weight=plan.weight[i],
-            success=plan.success[i],
-            index=plan.index[i],
-        )
+        return self._with_images(*self._ready[within])
 
     def state(self) -> dict[str, int]:
         """JSON values; after `load_state` come exactly the batches that would have come here."""
@@ -182,72 +156,99 @@ class ChunkSampler:
         got = {key: state.get(key) for key in self._identity()}
         if got != self._identity():
             raise ValueError(f"sampler state: expected {self._identity()}, got {got}; same data and configuration?")
-        self._position, self._plan = state["position"], None
+        self._position, self._ready = state["position"], []
 
     def _identity(self) -> dict[str, int]:
         return {"seed": self.seed, "starts": len(self), "batch_size": self.batch_size}
 
-    def _make_plan(self, draw: int) -> Plan:
-        """All index arithmetic of DRAW batches at once; n = DRAW * B."""
-        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, draw], np.uint64)))
-        starts = torch.from_numpy(generator.integers(0, len(self), DRAW * self.batch_size))
-        columns = self._starts.index_select(0, starts).t().to(torch.int64, memory_format=torch.contiguous_format)
-        frame, first_frame, last_frame, padded, index, left, terminated, episode = columns
-        return Plan(
-            draw=draw,
-            now=self._history(frame, first_frame),
-            after={k: self._history(torch.minimum(frame + k, last_frame), first_frame) for k in self.offsets},
-            padded=self._split(padded),
-            task=self._split(self._task.index_select(0, episode)),
-            rewards=self._split(self._rewards.index_select(0, padded)),
-            valid=self._split(self._valid.index_select(0, left)),
-            terminated=self._split(self._ends.index_select(0, left * terminated)),
-            mc_return=self._split(self._mc_return.index_select(0, padded)),
-            weight=self._split(torch.ones(len(starts))),
-            success=self._split(self._success.index_select(0, episode)),
-            index=self._split(index),
+    def _batches_per_gather(self) -> int:
+        """The largest power of two of batches whose low-dimensional part fits GROUP_BYTES, at most DRAW."""
+        row = 4 * self._state.shape[1] * self.n_obs_steps * (1 + len(self.offsets)) + 4 * self._actions.shape[1]
+        return 1 << max(0, min(DRAW, GROUP_BYTES // (row * self.batch_size)).bit_length() - 1)
+
+    def _starts(self, position: int) -> torch.Tensor:
+        """int64[group * B], numbers of legal starts; keyed by (seed, draw), so any position can be had directly."""
+        draw, within = divmod(position, DRAW)
+        if self._drawn is None or self._drawn[0] != draw:
+            generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, draw], np.uint64)))
+            self._drawn = draw, torch.from_numpy(generator.integers(0, len(self), (DRAW, self.batch_size)))
+        return self._drawn[1][within : within + self._group].view(-1)
+
+    def _gather(self, starts: torch.Tensor) -> list[Ready]:
+        """Everything but the images for a group of batches (n = group * B rows), then one view per batch."""
+        episode = self._episode.index_select(0, starts)
+        to_frame, to_step, to_padded, end, first_frame, last_frame, terminated, task = self._table.index_select(
+            0, episode
+        ).unbind(1)
+        left = (end - starts).clamp_(max=self.length + 1)  # steps to the episode's end; L + 1: out of sight
+        padded = (starts + to_padded).to(self.device)
+        columns = (
+            self._split(self._rewards.index_select(0, padded)),
+            self._split(self._valid.index_select(0, left.to(self.device))),
+            self._split(self._ends.index_select(0, (left * terminated).to(self.device))),
+            self._split(self._mc_return.index_select(0, padded)),
+            self._split(torch.ones(len(starts))),
+            self._split(self._success.index_select(0, episode)),
+            self._split(starts + to_step),
         )
+        chunks = self._split(self._actions.index_select(0, padded), self.horizon, -1)
+        now = starts + to_frame
+        frames = torch.stack([now, *(torch.minimum(now + k, last_frame) for k in self.offsets)])
+        rows = self._history(frames, first_frame)  # int64[1 + offsets, n, O]
+        states = self._state.index_select(0, rows.view(-1).to(self.device))
+        states = states.view(len(rows), self._group, self.batch_size, self.n_obs_steps, -1).unbind(1)
+        rows = rows.view(len(rows), self._group, -1).unbind(1)
+        return list(zip(rows, states, self._split(task), chunks, zip(*columns, strict=True), strict=True))
 
-    def _history(self, frame: torch.Tensor, first: torch.Tensor) -> Rows:
-        """Rows of cache.state for the O frames that end in `frame`, int64[B * O] per batch."""
-        back = torch.arange(self.n_obs_steps - 1, -1, -1)
-        rows = torch.maximum(frame[:, None] - back, first[:, None]).view(DRAW, -1)
-        return rows.unbind(0)
+    def _history(self, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """int64[..., n, O]: rows of cache.state of the O frames that end in `frames`, never before the first."""
+        if self.n_obs_steps == 1:
+            return frames[..., None]
+        back = torch.arange(self.n_obs_steps - 1, -1, -1, dtype=torch.int64)
+        return torch.maximum(frames[..., None] - back, first[:, None])
 
-    def _split(self, column: torch.Tensor) -> Rows:
-        """[DRAW * B, ...] -> DRAW tensors [B, ...] on the device."""
-        return column.to(self.device).view(DRAW, self.batch_size, *column.shape[1:]).unbind(0)
+    def _split(self, rows: torch.Tensor, *shape: int) -> Rows:
+        """[group * B, ...] -> group tensors [B, *shape] on the device."""
+        return rows.to(self.device).view(self._group, self.batch_size, *(shape or rows.shape[1:])).unbind(0)
 
-    def _observe(self, rows: torch.Tensor, task: torch.Tensor) -> TensorObservation:
-        shape = (self.batch_size, self.n_obs_steps)
-        state = self._state.index_select(0, rows.to(self.device, non_blocking=True)).view(*shape, -1)
-        images = {
-            name: self._pixels(image, rows).view(*shape, *image.shape[1:]) for name, image in self._images.items()
-        }
-        return TensorObservation(state, images, task, self.cache.tasks)
+    def _with_images(
+        self, rows: torch.Tensor, states: torch.Tensor, task: torch.Tensor, chunks: torch.Tensor, columns: Rows
+    ) -> ChunkBatch:
+        observation, *following = (
+            TensorObservation(state, self._pixels(row), task, self.cache.tasks)
+            for state, row in zip(states.unbind(0), rows, strict=True)
+        )
+        rewards, valid, terminated, *numbers = columns
+        following = dict(zip(self.offsets, following, strict=True))
+        return ChunkBatch(observation, chunks, rewards, valid, terminated, following, *numbers)
 
-    def _pixels(self, image: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Gathered on the CPU from the memory map; through pinned memory to an accelerator."""
-        if self.device.type == "cpu":
-            return image.index_select(0, rows)
-        pinned = torch.empty((len(rows), *image.shape[1:]), dtype=image.dtype, pin_memory=True)
-        return torch.index_select(image, 0, rows, out=pinned).to(self.device, non_blocking=True)
+    def _pixels(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """uint8[B, O, h, w, 3] per camera, from the memory map; through pinned memory to an accelerator."""
+        pixels = {}
+        for name, image in self._images.items():
+            if self.device.type == "cpu":
+                chosen = image.index_select(0, rows)
+            else:
+                pinned = torch.empty((len(rows), *image.shape[1:]), dtype=image.dtype, pin_memory=True)
+                chosen = torch.index_select(image, 0, rows, out=pinned).to(self.device, non_blocking=True)
+            pixels[name] = chosen.view(self.batch_size, self.n_obs_steps, *image.shape[1:])
+        return pixels
 
 
-def _start_table(windows: Windows, length: int) -> torch.Tensor:
-    """int32[N, 8]: all a window needs to know, in one cache line per legal start."""
-    e, t = windows.episode, windows.step
+def _table(windows: Windows) -> torch.Tensor:
+    """int64[E, 8]: what turns the number of a legal start into rows of the cache and of the padded arrays."""
+    first_start = np.cumsum(windows.steps) - windows.steps
     columns = [
-        windows.first_frame[e] + t,  # now, row in cache.state
-        windows.first_frame[e],
-        windows.last_frame[e],
-        windows.first_padded[e] + t,  # row in windows.action
-        windows.first_step[e] + t,  # row in cache.action
-        np.minimum(windows.steps[e] - t, length + 1),  # steps from here to the end; length + 1: the end is out of sight
-        windows.terminated[e],
-        e,
+        windows.first_frame - first_start,
+        windows.first_step - first_start,
+        windows.first_padded - first_start,
+        first_start + windows.steps,  # end
+        windows.first_frame,
+        windows.last_frame,
+        windows.terminated.astype(np.int64),
+        windows.task,
     ]
-    return torch.from_numpy(np.stack(columns, axis=1).astype(np.int32))
+    return torch.from_numpy(np.stack(columns, axis=1))
 
 
 def _rolling(rows: torch.Tensor, length: int) -> torch.Tensor:

@@ -14,20 +14,16 @@ from types import FrameType
 from typing import Any
 
 import draccus
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from . import checkpoint, components
 from .curves import Curves
-from .episodes.cache import Cache
 from .learner_state import load_rng_state, rng_state
-from .learners import Learner, Optimization, learner_for
+from .learners import Learner
 from .networks.matmul import best_mode, matmul
-from .normalize import fit_statistics
-from .sampling import ChunkSampler, split_episodes
-from .types import Spec
+from .sampling import ChunkSampler
 
 
 @dataclass(frozen=True)
@@ -79,59 +75,18 @@ def train_offline(
             bar.update()
             curves.add("train", run.step, metrics)
             done = run.step == config.steps
-            if done or run.step % config.log_every == 0:
-                bar.set_postfix(curves.flush("train", run.step))
-            if validation is not None and config.validate_every and (done or run.step % config.validate_every == 0):
+            save = done or stop or run.step % config.save_every == 0
+            validate = validation and config.validate_every and (done or run.step % config.validate_every == 0)
+            if save or validate or run.step % config.log_every == 0:
+                bar.set_postfix(curves.flush("train", run.step))  # raises on a bad loss before its weights are saved
+            if validate:
                 run.validate(validation, curves)
-            if done or stop or run.step % config.save_every == 0:
-                curves.flush("train", run.step)  # never save weights that a non-finite loss has touched
+            if save:
                 last = run.save(root)
             if stop and not done:
                 tqdm.write(f"stopped at step {run.step} of {config.steps}; the same command continues")
                 raise Interrupted(128 + stop[0])
     return last
-
-
-def train_on(
-    cache: Cache,
-    component: Any,
-    spec: Spec,
-    config: TrainConfig,
-    optimization: Optimization | None = None,
-    **sampling: Any,
-) -> Path:
-    """Build the policy or critic that `component` (a Config) describes and train it on a cache's episodes.
-
-    spec: with horizon and n_obs_steps chosen. sampling: further arguments of ChunkSampler, e.g. success_only=True.
-    """
-    statistics = fit_statistics({"state": cache.state, "action": cache.action})
-    model = component.build(spec, statistics, cache.tasks).to(choose_device(config.device))
-    training, validation = make_samplers(cache, model, config, **sampling)
-    return train_offline(learner_for(model, config.steps, optimization), training, config, validation)
-
-
-def make_samplers(
-    cache: Cache, model: nn.Module, config: TrainConfig, **sampling: Any
-) -> tuple[ChunkSampler, ChunkSampler | None]:
-    """Training and held-out windows as the model needs them; None where no episode is held out."""
-    device = next(model.parameters()).device
-
-    def sampler(episodes: np.ndarray) -> ChunkSampler:
-        return ChunkSampler(
-            cache,
-            horizon=model.spec.horizon,
-            n_obs_steps=model.spec.n_obs_steps,
-            offsets=(getattr(model, "scope", model.spec.horizon),),
-            gamma=getattr(model, "gamma", 0.99),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            episodes=episodes,
-            device=device,
-            **sampling,
-        )
-
-    training, held_out = split_episodes(len(cache), config.validation_fraction, config.seed)
-    return sampler(training), sampler(held_out) if len(held_out) else None
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -173,6 +128,7 @@ class _Run:
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.matmul = "default"
         self._asked = {"train": _fixed(config), "model": draccus.encode(learner.model.config)}
+        self._asked["learner"] = learner.settings
 
     def resume(self, root: Path) -> Path | None:
         newest = checkpoint.newest(root)

@@ -17,8 +17,7 @@ from .episodes.cache import Cache
 class Windows:
     """N legal starts over E chosen episodes, and their P padded steps."""
 
-    episode: np.ndarray  # int32[N], which of the E episodes
-    step: np.ndarray  # int32[N], t within the episode
+    episode: np.ndarray  # int32[N], which of the E episodes; its starts follow each other in time
     steps: np.ndarray  # int64[E], usable steps
     first_frame: np.ndarray  # int64[E], row in cache.state
     last_frame: np.ndarray  # int64[E], row in cache.state of the last observation there is
@@ -73,7 +72,6 @@ def make_windows(
     first_frame = cache.frame_start[chosen]
     return Windows(
         episode=np.repeat(np.arange(len(chosen), dtype=np.int32), steps),
-        step=(np.arange(steps.sum()) - np.repeat(np.cumsum(steps) - steps, steps)).astype(np.int32),
         steps=steps,
         first_frame=first_frame,
         last_frame=first_frame + frames - 1,

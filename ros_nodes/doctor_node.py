@@ -17,7 +17,9 @@ from .health import Finding, examine
 class DoctorNode(Node):
     def __init__(self) -> None:
         super().__init__("doctor_node")
-        checkpoint = self._parameter("checkpoint", "", "Checkpoint folder to verify and load once at start; empty: none.")
+        checkpoint = self._parameter(
+            "checkpoint", "", "Checkpoint folder to verify and load once at start; empty: none."
+        )
         period = self._parameter("period", 1.0, "Seconds between two messages on /diagnostics.", 0.05, 60.0)
         self._status = [_status(finding) for finding in examine(checkpoint)]
         for status in self._status:

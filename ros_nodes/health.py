@@ -64,7 +64,9 @@ def _checkpoint(folder: str) -> Finding:
         "horizon": str(spec.horizon),
         "n_obs_steps": str(spec.n_obs_steps),
         "state": f"{spec.state_dim}: {', '.join(spec.state_names)}",
-        "action": ", ".join(f"{part.name} [{part.stop - part.start}] {part.unit}, {part.reference}" for part in spec.parts),
+        "action": ", ".join(
+            f"{part.name} [{part.stop - part.start}] {part.unit}, {part.reference}" for part in spec.parts
+        ),
         "cameras": ", ".join(f"{camera.name} {camera.height}x{camera.width}" for camera in spec.cameras) or "none",
     }
     return Finding(name, OK, f"{found.kind}/{found.name} {found.hash[:12]} loads", values)

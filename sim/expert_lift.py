@@ -2,9 +2,12 @@
 
 import numpy as np
 
-from .expert_common import PICK_PHASES, Faults, Memory, Scene, Target, down, pick, slipped, yaw_of
+from .expert_common import Memory, Target
+from .expert_grasp import PICK_PHASES, pick, slipped
+from .expert_quality import Faults
+from .expert_scene import Scene, down, yaw_of
 
-RAISE = 0.10  # m above the grasp; 4 cm is success
+RAISE = np.array([0.0, 0.0, 0.10])  # m above the grasp; 4 cm is success
 
 
 def plan(scene: Scene, memory: Memory, faults: Faults) -> Target:
@@ -13,4 +16,4 @@ def plan(scene: Scene, memory: Memory, faults: Faults) -> Target:
         memory.restart()
     if memory.phase in PICK_PHASES:
         return pick(scene, memory, faults, cube, yaw_of(scene.body_rotation("cube_main"), np.pi / 2))
-    return Target(np.array(memory.notes["start"]) + [0, 0, RAISE], down(memory.notes["yaw"]), close=True)
+    return Target(np.array(memory.notes["start"]) + RAISE, down(memory.notes["yaw"]), close=True)

@@ -3,35 +3,36 @@
 import numpy as np
 
 from .expert_carry import Delivery, deliver
-from .expert_common import PICK_PHASES, Faults, Memory, Scene, Target, down, pick, upright, yaw_of
+from .expert_common import Memory, Target
+from .expert_grasp import PICK_PHASES, pick
+from .expert_quality import Faults
+from .expert_scene import Scene, down, upright, yaw_of
 
+HANDLE = np.array([0.063, 0.0, 0.0])  # m from the nut's origin: far enough out that the fingers miss its corners
 PEG_TOP = 0.95  # m, world
 ON_TABLE = 0.83  # m, world height of the nut's origin when it is down
 QUARTER = np.pi / 2
+LEAST_YAW = np.radians(-75)  # beyond [-75, 105) degrees the wrist twists up
 
 
 def plan(scene: Scene, memory: Memory, faults: Faults) -> Target:
     nut, turned = scene.body("SquareNut_main"), scene.body_rotation("SquareNut_main")
+    heading = yaw_of(turned)
     if memory.phase in PICK_PHASES:
-        return pick(scene, memory, faults, scene.site("SquareNut_handle_site"), _grasp_yaw(turned))
-    peg = scene.body("peg1")
-    final = memory.notes.setdefault("final", _final_heading(yaw_of(turned), memory.notes["yaw"]))
-    rotation = down(memory.notes["yaw"])
+        across_handle = (heading - LEAST_YAW) % np.pi + LEAST_YAW
+        return pick(scene, memory, faults, nut + turned @ HANDLE, across_handle)
+    peg, yaw = scene.body("peg1"), memory.notes["yaw"]
+    final = memory.notes.setdefault("final", _final_heading(heading, yaw))
+    rotation = down(yaw)
     if memory.phase != "carry":  # turning the nut while it lies on the table twists it out of the fingers
         rotation = upright(final) @ turned.T @ scene.rotation
-    arrived = bool(np.all(np.abs(nut[:2] - peg[:2]) < 0.03) and nut[2] < 0.87)
-    delivery = Delivery(np.array([*peg[:2], ON_TABLE]), cruise=PEG_TOP + 0.03, tolerance=0.003)
-    return deliver(scene, memory, faults, nut, delivery, rotation, arrived)
-
-
-def _grasp_yaw(turned: np.ndarray) -> float:
-    """Across the handle (half-turn symmetric), in [-75, 105) degrees: the wrist twists up beyond."""
-    low = np.radians(-75)
-    return float((yaw_of(turned) - low) % np.pi + low)
+    arrived = bool(np.all(np.abs(nut[:2] - peg[:2]) < 0.03) and nut[2] < ON_TABLE + 0.04)
+    delivery = Delivery(np.array([*peg[:2], ON_TABLE]), cruise=PEG_TOP + 0.03, tolerance=0.003, arrived=arrived)
+    return deliver(scene, memory, faults, nut, delivery, rotation)
 
 
 def _final_heading(heading: float, yaw: float) -> float:
-    """The nearest way to turn the hole onto the peg, but never with the handle (and arm) out beyond the peg."""
-    options = [heading + final - yaw for final in (-QUARTER, 0.0, QUARTER)]  # the gripper ends at -90, 0 or 90 degrees
+    """The nearest heading that fits the peg, but never with the handle (and the arm) out beyond it."""
+    options = [heading + gripper - yaw for gripper in (-QUARTER, 0.0, QUARTER)]
     reachable = [option for option in options if np.cos(option) < 0.7]
     return float(min(reachable, key=lambda option: abs(option - heading)))

@@ -32,8 +32,14 @@ class ControlStep:
         self.bind()
 
     def bind(self) -> None:
-        """Take the controllers anew: robosuite makes new ones at every reset."""
+        """Take the controllers anew: robosuite makes new ones at every reset.
+
+        Their first torque after it would come from the mass matrix before the fingers were placed (1e-6 in the state
+        after a control step); we have them look again, plain `env.step` included.
+        """
         controllers = self._robot.part_controllers
+        for controller in controllers.values():
+            controller.new_update = True
         self._arm, self._gripper = controllers["right"], controllers["right_gripper"]
         self._size = len(self._arm.qvel_index)
         leading = np.arange(self._size)

@@ -20,6 +20,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the parent, which closes us
     threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
     serve(Connection(int(sys.argv[1])))
+    sys.stdout.flush()
+    os._exit(0)  # at once: nothing of ours outlives the process, and a closing fleet waits for it
 
 
 def serve(connection: Connection) -> None:

@@ -12,9 +12,9 @@ from . import expert_can, expert_door, expert_lift, expert_square, expert_stack
 from .expert_common import ScriptedExpert
 from .expert_quality import Quality, draw
 
-__all__ = ["TASKS", "Quality", "build_expert"]
+__all__ = ["PLANS", "Quality", "build_expert"]
 
-TASKS = {
+PLANS = {
     "Lift": expert_lift.plan,
     "PickPlaceCan": expert_can.plan,
     "Stack": expert_stack.plan,
@@ -25,8 +25,8 @@ _STREAM = 0x45585054  # keeps the expert's randomness apart from the placement d
 
 
 def build_expert(task: str, env: Any, quality: Quality, seed: int) -> ScriptedExpert:
-    """A driver for `env`, a robosuite environment that was just reset to `task` (its name, e.g. "Lift")."""
-    if task not in TASKS:
-        raise ValueError(unknown("scripted expert", task, list(TASKS)))
+    """A driver for `env`, a robosuite environment just reset, by the environment's name (e.g. "Lift")."""
+    if task not in PLANS:
+        raise ValueError(unknown("scripted expert", task, list(PLANS)))
     rng = np.random.default_rng([seed, _STREAM])
-    return ScriptedExpert(env, TASKS[task], draw(quality, task, rng), rng)
+    return ScriptedExpert(env, PLANS[task], draw(quality, task, rng), rng)

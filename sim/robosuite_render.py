@@ -5,6 +5,7 @@ Resolution hardly matters below 224 pixels; multisampling and the shadow pass do
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
@@ -25,6 +26,7 @@ class Renderer:
         self._gl.make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        atexit.register(self.close)  # before the exit handler of the GL module, which was there first
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = shadows
@@ -46,6 +48,7 @@ class Renderer:
         return image[::-1].copy()  # OpenGL's first row is the lowest
 
     def close(self) -> None:
+        atexit.unregister(self.close)
         self._context.free()
         self._gl.free()
 
@@ -58,7 +61,7 @@ def _gl_context(width: int, height: int):
         raise ValueError(f"MUJOCO_GL: cameras need egl, osmesa, glfw or cgl, got {name!r}")
     try:
         return importlib.import_module(f"mujoco.{name}").GLContext(width, height)
-    except (ImportError, RuntimeError, AttributeError) as error:
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise RuntimeError(
             f"cameras: no {name} rendering here ({error}); install libegl1 libgl1-mesa-dri, or set MUJOCO_GL=osmesa "
             "and install libosmesa6"

@@ -44,6 +44,7 @@ def load(env: Any, state: dict[str, Any]) -> None:
     mujoco.mj_step1(model, data)
     for name, values in state["controllers"].items():
         _give(env.robots[0].part_controllers[name], values)
+        env.robots[0].part_controllers[name].new_update = True  # what it cached belongs to another state
     env.robots[0].gripper["right"].current_action = state["gripper"].copy()
     _give(env, state["env"])
     env._obs_cache = {}

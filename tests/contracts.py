@@ -226,6 +226,7 @@ def check_robot(robot: Any, seeds: Sequence[int], execute: int = 4, max_decision
     assert np.array_equal(observation.state, again.state), "the same seeds must give the same start"
     assert observation.episode.tolist() == list(seeds) and not observation.step.any(), "episode: the seed, step: 0"
     history = observation.state.copy()  # float32[B, O, S], kept by this check alone
+    _check_rest(robot, observation)
     done = np.zeros(batch, bool)
     kept: list[tuple[Outcome, np.ndarray]] = []
     for _ in range(max_decisions):
@@ -244,6 +245,13 @@ def check_robot(robot: Any, seeds: Sequence[int], execute: int = 4, max_decision
         if done.all():
             return
     raise AssertionError(f"expected every episode to end within {max_decisions} decisions")
+
+
+def _check_rest(robot: Any, observation: Observation) -> None:
+    still = decision_of(np.zeros((robot.batch_size, 1, robot.spec.action_dim), np.float32), observation)
+    rested = robot.execute(replace(still, execute=np.zeros_like(still.execute)), plain.Config().build())
+    assert not rested.executed_valid.any(), "a robot that is told to execute 0 steps stays as it is"
+    assert np.array_equal(rested.observation.state, observation.state), "and sees what it saw"
 
 
 def _check_outcome(outcome: Outcome, spec: Spec, before: Observation, done: np.ndarray) -> None:

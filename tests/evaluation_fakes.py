@@ -1,7 +1,7 @@
 """A world small enough to check evaluation by hand: push a counter to 3 within 8 steps.
 
-State p starts at seed % 3 / 10, each step adds the action, an episode ends in success at p >= 3. Actions are 0.6 * noise
-clipped to [-1, 1], so the plain policy wanders; the honest critic scores a chunk by how far it pushes.
+State p starts at seed % 3 / 10, each step adds the action, an episode ends in success at p >= 3. Actions are
+0.6 * noise clipped to [-1, 1], so the plain policy wanders; the honest critic scores a chunk by how far it pushes.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class PointMass:
         observation, batch = self._observe(), self.batch_size
         committed = observation.committed
         later = np.minimum(self.delay, decision.execute - 1)  # executed after the next decision is due
-        due = np.where(self.done, 0, committed + decision.execute - later)
+        due = np.where(self.done | (decision.execute == 0), 0, committed + decision.execute - later)
         log = _Log(batch, int(due.max(initial=0)))
         for i in range(log.k):
             offset = np.clip(self.step - decision.start_step, 0, decision.chunk.shape[1] - 1)

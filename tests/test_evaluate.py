@@ -11,7 +11,6 @@ from evaluation_fakes import HORIZON, Counter, PushCritic, Wanderer
 from robot_value import evaluate, randomness
 from robot_value.calibration import DecisionTable, calibration
 from robot_value.evaluate import Arm, by_n, compare, executed_steps, pool, success_by_n
-from robot_value.latency import latency
 from robot_value.recipe import SeedOverlap, choose, refuse_overlap
 from robot_value.results import plain, to_results, write_atomic, write_results
 from robot_value.results_shape import InvalidResults, missing_controls, validate_results
@@ -230,6 +229,19 @@ def test_results_hold_everything_a_page_reads(results):
     assert missing_controls(results) == ["random", "medoid", "argmin", "shuffled_critic"]
 
 
+def test_a_caller_may_say_what_is_compared_and_bring_the_latency_of_one_robot(compared):
+    recipe = choose(run([ARGMAX], range(100, 110)), ["argmax"])
+    given = {"task": "t", "policy": "p", "critic": None, "provenance": PROVENANCE}
+    found = to_results(compared, recipe, **given, differences=[("argmax", "mean")], latency_ms={"sample": 1.5})
+    assert [(d["arm"], d["against"]) for d in found["differences"]] == [("argmax", "mean")]
+    assert (found["latency_ms"], found["latency_batch"]) == ({"sample": 1.5}, 1)
+
+
+def test_plain_values_are_what_json_knows():
+    mixed = {1: np.float32(0.5), "a": np.array([1.0, np.nan]), "b": (np.int64(3), np.bool_(True), "x", None)}
+    assert plain(mixed) == {"1": 0.5, "a": [1.0, None], "b": [3, True, "x", None]}
+
+
 def test_written_results_are_strict_utf8_json_without_nan(results, tmp_path):
     path = write_results(
         tmp_path / "deep" / "results.json", results | {"task": "Würfel", "extra": [math.nan, math.inf]}
@@ -347,10 +359,3 @@ def test_calibration_is_unknown_where_the_executed_chunk_was_not_scored(compared
 def test_calibration_needs_one_outcome_per_episode():
     with pytest.raises(ValueError, match=r"one per episode \(2\), got 1"):
         calibration(table(episode=[0, 1], step=[0, 0], value=[0, 0], reward=[0, 0]), np.ones(1, bool), 0.9)
-
-
-def test_latency_is_of_one_robot_and_per_stage():
-    observation = Counter(batch_size=3).reset(["", "", ""], [0, 1, 2])
-    found = latency(observation, Wanderer(), CRITICS, [BASE, ARGMAX], repeats=2)
-    assert set(found["argmax"]) == {"encode", "sample", "score", "select"}
-    assert all(ms >= 0 for ms in found["base"].values())

@@ -268,9 +268,7 @@ def test_a_restored_rollout_is_the_same_in_any_row_and_any_process(driver):
     outcomes(fleet, first.observation)
     np.testing.assert_array_equal(fleet.load_state(saved).state, middle.observation.state)
     assert_same(fleet.execute(decision(middle.observation)), first)
-    with Fleet(
-        Config(goal=0.5, linger=True), 2, 2, 3, driver
-    ) as other:  # fresh processes, other rows, two of the three
+    with Fleet(Config(goal=0.5, linger=True), 2, 2, 3, driver) as other:  # fresh processes, two of the three
         crossed = other.load_state([pickle.loads(pickle.dumps(saved[i])) for i in (2, 0)])
         again = other.execute(decision(crossed))
         assert other.latents == [latents[2], latents[0]]
@@ -299,10 +297,10 @@ def test_a_worker_with_a_single_row_never_switches():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(batch=0), "batch_size >= 1"),
-        (dict(workers=-1), "workers >= 0"),
-        (dict(n_obs_steps=0), "n_obs_steps >= 1"),
-        (dict(driver="human"), "expected one of policy, expert, got 'human'"),
+        ({"batch": 0}, "batch_size >= 1"),
+        ({"workers": -1}, "workers >= 0"),
+        ({"n_obs_steps": 0}, "n_obs_steps >= 1"),
+        ({"driver": "human"}, "expected one of policy, expert, got 'human'"),
     ],
 )
 def test_a_fleet_that_makes_no_sense_is_refused(change, message):
@@ -355,7 +353,7 @@ def test_a_worker_that_dies_is_named_at_once():
     fleet, observation = begun(Config(die_at=3), batch=2, workers=2)
     pids = [link.process.pid for link in fleet._links]
     start = time.monotonic()
-    with pytest.raises(FleetError, match="fleet worker 0 .* died: killed by signal 9"):
+    with pytest.raises(FleetError, match=r"fleet worker 0 .* died: killed by signal 9"):
         fleet.execute(decision(observation))
     assert time.monotonic() - start < 5
     assert gone_within(1, pids)

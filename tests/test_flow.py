@@ -41,10 +41,11 @@ def test_a_constant_velocity_is_integrated_exactly(sampler, steps):
 @pytest.mark.parametrize(("sampler", "order"), [(euler, 1), (midpoint, 2)])
 def test_noise_becomes_the_right_gaussian_with_an_error_of_the_samplers_order(sampler, order):
     # mutation: in midpoint, evaluate at t instead of t + dt / 2 -> order 1
-    exact = MEAN + STD * noise()
-    errors = [(sampler(gaussian_velocity, noise(), steps) - exact).abs().max() for steps in (40, 80)]
+    z = noise().double()
+    exact = MEAN + STD * z
+    errors = [(sampler(gaussian_velocity, z, steps) - exact).abs().max() for steps in (40, 80)]
     assert errors[1] < 0.05
-    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.15)
+    assert errors[0] / errors[1] > 0.95 * 2**order  # more is welcome: this flow is linear
 
 
 def test_a_flow_without_steps_is_refused():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,21 +176,22 @@ def test_the_recorder_appends_finished_episodes_with_what_it_was_told_about_them
         assert store.read(store.names()[-1]).decisions == ()
 
 
-def test_the_loop_drives_a_robot_that_repeats_its_done_flag_without_booking_it_twice():
-    @dataclass
-    class Nagging:
-        robot: PointMass
-
-        def __getattr__(self, name):
-            return getattr(self.robot, name)
-
+def test_an_episode_that_broke_at_its_reset_is_reported_but_not_written():
+    class Stillborn(PointMass):
         def execute(self, decision, follower) -> Outcome:
-            outcome = self.robot.execute(decision, follower)
-            return replace(outcome, success=outcome.success | (self.robot.done & outcome.terminated))
+            outcome = super().execute(replace(decision, execute=decision.execute * 0), follower)
+            return replace(outcome, truncated=np.ones(2, bool), unstable=np.ones(2, bool))
 
     notebook = Notebook()
-    summaries = run_episodes(Nagging(PointMass(3)), base(), watchers=(notebook,), seeds=[0, 1, 2])
-    assert len(notebook.episodes) == 3 and all(summary.success for summary in summaries)
+    summaries = run_episodes(Stillborn(2), base(), watchers=(notebook,), seeds=[0, 1])
+    assert [(s.steps, s.unstable, s.success) for s in summaries] == [(0, True, False)] * 2 and not notebook.episodes
+
+
+def test_spare_rows_of_the_last_wave_are_told_to_execute_nothing():
+    notebook = Notebook()
+    run_episodes(PointMass(4), base(), watchers=(notebook,), seeds=[0])
+    assert all(decision.execute.tolist() == [K, 0, 0, 0] for _, decision, _ in notebook.decisions)
+    assert not any(outcome.executed_valid[1:].any() for *_, outcome in notebook.decisions)
 
 
 def test_images_are_joined_like_states_and_padding_is_left_out():

@@ -13,6 +13,8 @@ from robot_value.randomness import generators, normal
 KNOWN = np.float32([-0.7152501344680786, -0.9363487958908081])  # normal(1, [2], [3], (2,))
 few = st.sampled_from([0, 1, -1, 2**62])  # so that keys often differ in one place only
 int64 = st.integers(-(2**63), 2**63 - 1)
+streams = st.sampled_from(["select", "noise", ""])
+streams = st.sampled_from(["select", "noise", ""])
 pairs = st.lists(st.tuples(int64, int64), min_size=1, max_size=5)  # (episode, step) of each row
 
 
@@ -27,11 +29,9 @@ def test_candidates_are_the_same_whatever_n_and_b_are(seed, keys, n, data):
     np.testing.assert_array_equal(normal(seed, episode[b : b + 1], step[b : b + 1], (n, 3, 2))[0], full[b, :n])
 
 
-# mutation: in generators, leave `step` (or `episode`, seed, stream) out of the Philox key -> two keys agree, this fails.
+# mutation: in generators, leave `step` (or `episode`, seed, stream) out of the Philox key -> this fails.
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.tuples(few, few, few, st.sampled_from(["select", "noise", ""])), min_size=2, max_size=2, unique=True)
-)
+@given(st.lists(st.tuples(few, few, few, streams), min_size=2, max_size=2, unique=True))
 def test_two_keys_never_share_their_numbers(keys):
     a, b = (generators(seed, [episode], [step], stream)[0].random(4) for seed, episode, step, stream in keys)
     assert not np.isin(a, b).any()

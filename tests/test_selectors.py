@@ -81,14 +81,15 @@ def test_medoid_looks_at_executed_steps_only_and_measures_in_units_of_the_limits
     wide = ActionPart("far", 0, 1, "joint", "rad", (-100.0,), (100.0,))
     fine = ActionPart("near", 1, 2, "joint", "rad", (-0.1,), (0.1,))
     spec = Spec((wide, fine), ("q",), ("rad",), dt=0.1, horizon=2, n_obs_steps=1)
-    first_step = torch.tensor([[0.0, 0.1], [1.0, 0.0], [2.0, 0.0], [0.5, -0.1]])  # 1 and 2 are near in units of limits
-    chunks = torch.stack([first_step, torch.tensor([[9.0, 0], [0, 0], [50, 0], [0, 0]])], 1)[None]
-    at = situation(spec, torch.ones(1, 4, dtype=torch.bool))
+    first_step = torch.tensor([[0.0, 0.1], [9.0, 0.0], [10.0, 0.0], [1.0, -0.1], [2.0, 0.1]])
+    second_step = torch.tensor([[50.0, 0.0], [-50.0, 0.0], [50.0, 0.0], [50.0, 0.0], [50.0, 0.0]])
+    at = situation(spec, torch.ones(1, 5, dtype=torch.bool))
     assert at.execute == 1
-    # mutation: dividing by nothing makes candidate 1 lose to candidate 3; the second step would pick another again
     pairs = first_step.numpy() / (spec.high - spec.low)
     brute = [sum(np.linalg.norm(a - b) for b in pairs) for a in pairs]
-    assert selector("medoid")(chunks, scores([[0.0] * 4]), at).index.item() == int(np.argmin(brute)) == 1
+    # mutation: without the division candidate 4 (the median of the wide dim) wins; with the second step candidate 2
+    selection = selector("medoid")(torch.stack([first_step, second_step], 1)[None], scores([[0.0] * 5]), at)
+    assert selection.index.item() == int(np.argmin(brute)) == 1
 
 
 def test_two_candidates_are_equally_central_so_that_medoid_takes_the_first():

@@ -90,7 +90,7 @@ def test_the_observation_is_encoded_once_and_all_candidates_are_one_batch():
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("where", ["candidate", "value", "spread", "unscored"])
 def test_a_broken_candidate_or_score_is_never_selected_nor_averaged_in(name, bad, where):
-    # mutation: Situation(finite=all True) in the Steerer, or `usable = proposal.finite` for critic selectors
+    # mutation: Situation(finite=all True) in the Steerer, or `scored` without spread.isfinite()
     for keep in range(3):
         broken = [i for i in range(3) if i != keep]
         proposed, value, spread = chunks(), torch.randn(2, 3), torch.zeros(2, 3)
@@ -105,13 +105,14 @@ def test_a_broken_candidate_or_score_is_never_selected_nor_averaged_in(name, bad
         assert np.isfinite(decision.chunk).all()
         if where == "candidate" or selector(name).uses_critic:
             np.testing.assert_allclose(decision.chunk, proposed[:, keep], atol=1e-6)
-            assert set(decision.index) <= {keep, -1}
+            assert set(decision.index) <= {keep, -1} and "selector_fallback" not in decision.reason
 
 
 @pytest.mark.parametrize("name", SELECTORS)
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("where", ["value", "spread", "unscored"])
 def test_where_no_score_is_finite_candidate_0_is_executed_with_its_reason(name, bad, where):
+    # mutation: `usable = proposal.finite` for critic selectors in the Steerer
     proposed = chunks()
     value, spread, scored = torch.randn(2, 3), torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
     if where == "unscored":

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HEADS = ("mlp", "transformer")
-TIME_FEATURES = 16
+FREQUENCIES = math.pi * 2.0 ** torch.linspace(0, 6, 8)  # 1 to 64 half turns
+TIME_FEATURES = 2 * len(FREQUENCIES)
 
 
 def chunk_head(
@@ -27,9 +28,8 @@ def chunk_head(
 
 
 def time_features(t: Tensor) -> Tensor:
-    """t [rows] in [0, 1] -> [rows, TIME_FEATURES]: sines and cosines of 1 to 64 half turns (Vaswani et al. 2017)."""
-    frequencies = torch.logspace(0, 6, TIME_FEATURES // 2, base=2.0, device=t.device) * math.pi
-    angles = t[:, None] * frequencies
+    """t [rows] in [0, 1] -> [rows, TIME_FEATURES]: sines and cosines (Vaswani et al. 2017)."""
+    angles = t[:, None] * FREQUENCIES.to(t.device)
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
