@@ -1,7 +1,7 @@
 """Milliseconds from an observation to a decision on one robot: encode, sample N chunks, score them, select the best.
 
 The whole Steerer is timed, with random weights (speed does not depend on them). Two sizes: the demo's (policy and
-K = 4 critic of 3 x 256) and that of the literature's agents (4 x 512, K = 2). Gate: best-of-32 at most 4 times best-of-1.
+K = 4 critic of 3 x 256) and the literature's (4 x 512, K = 2). Gate: best-of-32 at most 4 times best-of-1.
 
     python benchmarks/bench_act.py            # about 1.5 minutes
     python benchmarks/bench_act.py --quick    # about 20 seconds

@@ -1,4 +1,4 @@
-"""Updates per second of the demo's policy and critic, and the share of this machine's own matrix-product peak they reach.
+"""Updates per second of the demo's policy and critic, and their share of this machine's own matrix-product peak.
 
 The peak is the fastest float32 product seen in this run, probed before and after; where the two probes differ by more
 than 10 % the machine was not the same throughout and the shares are void. Updates are whole training steps: sampling

@@ -70,7 +70,7 @@ class PolicyLearner:
         self.optimizer.step()
         self.ema.update(self.model, self.step)
         self.step += 1
-        return {**metrics, "grad_norm": norm.detach(), "lr": torch.tensor(lr)}
+        return {**metrics, "grad_norm": norm.detach(), "lr": torch.full_like(norm, lr)}
 
     @torch.no_grad()
     def validate(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -45,7 +45,11 @@ class ChunkPolicy(Protocol):
         """
         ...
 
-    def loss(self, batch: ChunkBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]: ...
+    def loss(
+        self, batch: ChunkBatch, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Where trainable: the loss and detached metrics; all randomness from `generator`."""
+        ...
 
 
 class Critic(Protocol):
@@ -56,7 +60,7 @@ class Critic(Protocol):
 
     def score(self, context: Context, chunks: torch.Tensor, lengths: torch.Tensor) -> Scores: ...
 
-    def update(self, batch: ChunkBatch) -> dict[str, torch.Tensor]:
+    def update(self, batch: ChunkBatch, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """One gradient step; returns detached metrics (read them every n steps, not every step)."""
         ...
 

@@ -69,9 +69,7 @@ def setting(results: Mapping[str, Any]) -> str:
     """How many episodes and seeds stand behind the figures."""
     training, arm = results["seeds"]["training"], results["arms"][results["difference"]["arm"]]
     first, last = results["seeds"]["test"]
-    seeds = (
-        "1 training seed" if len(training) == 1 else f"{len(training)} training seeds with their own data and models"
-    )
+    seeds = "1 training seed" if len(training) == 1 else f"{len(training)} training seeds"
     return (
         f"{results['task']}: {arm['n']} episodes per arm ({seeds}), every arm on the same test seeds {first}–{last}. "
         f"The recipe was chosen on validation seeds {'–'.join(map(str, results['seeds']['validation']))}, then fixed."

@@ -8,7 +8,7 @@ bootstrap = gamma^k', k' = number of valid steps among the first k; 0 where the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,6 @@ DRAW = 32  # batches whose starts are drawn at once
 GROUP_BYTES = 4 << 20  # small batches are gathered several at once, because overhead is what they cost
 
 Rows = tuple[torch.Tensor, ...]  # one tensor per batch
-Ready = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Rows]  # see ChunkSampler._with_images
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,46 @@ def split_episodes(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.n
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
+@dataclass(frozen=True)
+class Group:
+    """Several batches, gathered together; one entry per batch in every field that is `Rows`."""
+
+    rows: list[torch.Tensor]  # now and per offset: int64[group, B * O], rows of the images
+    states: list[Rows]  # now and per offset
+    offsets: tuple[int, ...]
+    task: Rows
+    chunks: Rows
+    rewards: Rows
+    valid: Rows
+    terminated: Rows
+    mc_return: Rows
+    weight: Rows
+    success: Rows
+    index: Rows
+
+    def batch(
+        self, i: int, pixels: Callable[[torch.Tensor], dict[str, torch.Tensor]], tasks: tuple[str, ...]
+    ) -> ChunkBatch:
+        """The i-th batch, its images fetched now."""
+        task = self.task[i]
+        now, *after = [
+            TensorObservation(states[i], pixels(rows[i]), task, tasks)
+            for rows, states in zip(self.rows, self.states, strict=True)
+        ]
+        return ChunkBatch(
+            now,
+            self.chunks[i],
+            self.rewards[i],
+            self.valid[i],
+            self.terminated[i],
+            dict(zip(self.offsets, after, strict=True)),
+            self.mc_return[i],
+            self.weight[i],
+            self.success[i],
+            self.index[i],
+        )
+
+
 class ChunkSampler:
     """Uniform over legal starts, with replacement; batch i is a function of (seed, i), so a saved position resumes it.
 
@@ -131,10 +170,10 @@ class ChunkSampler:
         self._actions = _rolling(_tensor(self.windows.action).to(self.device), horizon)  # [P', H * A], no copy
         self._rewards = _rolling(_tensor(self.windows.reward).to(self.device), self.length)  # [P', L], no copy
         self._mc_return = _tensor(self.windows.mc_return).to(self.device)
-        self._group = self._batches_per_gather()
+        self._group_size = self._batches_per_gather()
         self._position = 0
-        self._drawn: tuple[int, torch.Tensor] | None = None  # number of the draw, int64[DRAW, B]
-        self._ready: list[Ready] = []
+        self._drawn: tuple[int, torch.Tensor] | None = None  # number of the draw, int32[DRAW, B]
+        self._group: Group | None = None
 
     def __len__(self) -> int:
         """Legal starts."""
@@ -142,11 +181,11 @@ class ChunkSampler:
 
     def sample(self) -> ChunkBatch:
         """The next batch; no other batch shares its memory."""
-        within = self._position % self._group
-        if within == 0 or not self._ready:
-            self._ready = self._gather(self._starts(self._position - within))
+        within = self._position % self._group_size
+        if within == 0 or self._group is None:
+            self._group = self._gather(self._starts(self._position - within))
         self._position += 1
-        return self._with_images(*self._ready[within])
+        return self._group.batch(within, self._pixels if self._images else _no_pixels, self.cache.tasks)
 
     def state(self) -> dict[str, int]:
         """JSON values; after `load_state` come exactly the batches that would have come here."""
@@ -156,7 +195,7 @@ class ChunkSampler:
         got = {key: state.get(key) for key in self._identity()}
         if got != self._identity():
             raise ValueError(f"sampler state: expected {self._identity()}, got {got}; same data and configuration?")
-        self._position, self._ready = state["position"], []
+        self._position, self._group = state["position"], None
 
     def _identity(self) -> dict[str, int]:
         return {"seed": self.seed, "starts": len(self), "batch_size": self.batch_size}
@@ -167,60 +206,50 @@ class ChunkSampler:
         return 1 << max(0, min(DRAW, GROUP_BYTES // (row * self.batch_size)).bit_length() - 1)
 
     def _starts(self, position: int) -> torch.Tensor:
-        """int64[group * B], numbers of legal starts; keyed by (seed, draw), so any position can be had directly."""
+        """int32[n], numbers of legal starts; keyed by (seed, draw), so any position can be had directly."""
         draw, within = divmod(position, DRAW)
         if self._drawn is None or self._drawn[0] != draw:
             generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, draw], np.uint64)))
-            self._drawn = draw, torch.from_numpy(generator.integers(0, len(self), (DRAW, self.batch_size)))
-        return self._drawn[1][within : within + self._group].view(-1)
+            starts = generator.integers(0, len(self), (DRAW, self.batch_size), np.int32)
+            self._drawn = draw, torch.from_numpy(starts)
+        return self._drawn[1][within : within + self._group_size].view(-1)
 
-    def _gather(self, starts: torch.Tensor) -> list[Ready]:
-        """Everything but the images for a group of batches (n = group * B rows), then one view per batch."""
+    def _gather(self, starts: torch.Tensor) -> Group:
+        """Index arithmetic and everything but the images for n = group_size * B rows at once."""
         episode = self._episode.index_select(0, starts)
         to_frame, to_step, to_padded, end, first_frame, last_frame, terminated, task = self._table.index_select(
             0, episode
         ).unbind(1)
         left = (end - starts).clamp_(max=self.length + 1)  # steps to the episode's end; L + 1: out of sight
         padded = (starts + to_padded).to(self.device)
-        columns = (
-            self._split(self._rewards.index_select(0, padded)),
-            self._split(self._valid.index_select(0, left.to(self.device))),
-            self._split(self._ends.index_select(0, (left * terminated).to(self.device))),
-            self._split(self._mc_return.index_select(0, padded)),
-            self._split(torch.ones(len(starts))),
-            self._split(self._success.index_select(0, episode)),
-            self._split(starts + to_step),
-        )
-        chunks = self._split(self._actions.index_select(0, padded), self.horizon, -1)
         now = starts + to_frame
-        frames = torch.stack([now, *(torch.minimum(now + k, last_frame) for k in self.offsets)])
-        rows = self._history(frames, first_frame)  # int64[1 + offsets, n, O]
-        states = self._state.index_select(0, rows.view(-1).to(self.device))
-        states = states.view(len(rows), self._group, self.batch_size, self.n_obs_steps, -1).unbind(1)
-        rows = rows.view(len(rows), self._group, -1).unbind(1)
-        return list(zip(rows, states, self._split(task), chunks, zip(*columns, strict=True), strict=True))
+        rows = [self._history(now, first_frame)]
+        rows += [self._history(torch.minimum(now + k, last_frame), first_frame) for k in self.offsets]
+        return Group(
+            rows=[each.view(self._group_size, -1) for each in rows],
+            states=[self._split(self._state.index_select(0, r.to(self.device)), self.n_obs_steps, -1) for r in rows],
+            offsets=self.offsets,
+            task=self._split(task),
+            chunks=self._split(self._actions.index_select(0, padded), self.horizon, -1),
+            rewards=self._split(self._rewards.index_select(0, padded)),
+            valid=self._split(self._valid.index_select(0, left.to(self.device))),
+            terminated=self._split(self._ends.index_select(0, (left * terminated).to(self.device))),
+            mc_return=self._split(self._mc_return.index_select(0, padded)),
+            weight=self._split(torch.ones(len(starts))),
+            success=self._split(self._success.index_select(0, episode)),
+            index=self._split(starts + to_step),
+        )
 
-    def _history(self, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        """int64[..., n, O]: rows of cache.state of the O frames that end in `frames`, never before the first."""
+    def _history(self, frame: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """int64[n * O]: rows of cache.state of the O frames that end in `frame`, never before the first."""
         if self.n_obs_steps == 1:
-            return frames[..., None]
-        back = torch.arange(self.n_obs_steps - 1, -1, -1, dtype=torch.int64)
-        return torch.maximum(frames[..., None] - back, first[:, None])
+            return frame
+        back = torch.arange(self.n_obs_steps - 1, -1, -1)
+        return torch.maximum(frame[:, None] - back, first[:, None]).view(-1)
 
     def _split(self, rows: torch.Tensor, *shape: int) -> Rows:
-        """[group * B, ...] -> group tensors [B, *shape] on the device."""
-        return rows.to(self.device).view(self._group, self.batch_size, *(shape or rows.shape[1:])).unbind(0)
-
-    def _with_images(
-        self, rows: torch.Tensor, states: torch.Tensor, task: torch.Tensor, chunks: torch.Tensor, columns: Rows
-    ) -> ChunkBatch:
-        observation, *following = (
-            TensorObservation(state, self._pixels(row), task, self.cache.tasks)
-            for state, row in zip(states.unbind(0), rows, strict=True)
-        )
-        rewards, valid, terminated, *numbers = columns
-        following = dict(zip(self.offsets, following, strict=True))
-        return ChunkBatch(observation, chunks, rewards, valid, terminated, following, *numbers)
+        """[n, ...] -> group_size tensors [B, *shape] on the device."""
+        return rows.to(self.device).view(self._group_size, self.batch_size, *(shape or rows.shape[1:])).unbind(0)
 
     def _pixels(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """uint8[B, O, h, w, 3] per camera, from the memory map; through pinned memory to an accelerator."""
@@ -233,6 +262,10 @@ class ChunkSampler:
                 chosen = torch.index_select(image, 0, rows, out=pinned).to(self.device, non_blocking=True)
             pixels[name] = chosen.view(self.batch_size, self.n_obs_steps, *image.shape[1:])
         return pixels
+
+
+def _no_pixels(_: object) -> dict[str, torch.Tensor]:
+    return {}
 
 
 def _table(windows: Windows) -> torch.Tensor:

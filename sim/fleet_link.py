@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from .fleet_rows import Hello, Rows
@@ -48,9 +47,8 @@ class ProcessLink:
     def __init__(self, name: str, config: Any, driver: str) -> None:
         self._name = name
         ours, theirs = socket.socketpair()
-        package = str(Path(__file__).resolve().parent.parent)
         environment = dict.fromkeys(_ONE_THREAD, "1") | dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join([p for p in (package, *sys.path) if p])
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.fleet_worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],

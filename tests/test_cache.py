@@ -1,4 +1,4 @@
-"""The decoded cache: equal to the episodes, built once, rebuilt when the store changed, never from damage, no pickle."""
+"""The decoded cache: equal to the episodes, built once, rebuilt when the store changed, never from damage."""
 
 import json
 import multiprocessing

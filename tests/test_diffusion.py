@@ -54,13 +54,20 @@ def test_a_denoiser_that_knows_the_answer_gives_it_in_any_number_of_steps(steps,
 
 
 def test_noise_becomes_the_right_gaussian_as_steps_grow():
-    # mutation: timestep_spacing "leading" starts below pure noise and misses
     exact = MEAN + STD * noise()
     errors = [
         (ddim(gaussian_clean, noise(), SCHEDULER, steps, "sample") - exact).abs().max() for steps in (10, 50, 100)
     ]
     assert errors[2] < errors[1] < errors[0]
     assert errors[2] < 0.06
+
+
+@pytest.mark.parametrize("steps", [2, 10])
+def test_sampling_begins_at_pure_noise_however_few_steps_there_are(steps):
+    # mutation: timestep_spacing "leading"
+    seen = []
+    ddim(lambda x, t: seen.append(t) or x, noise(), SCHEDULER, steps, "sample")
+    assert seen == list(range(99, -1, -100 // steps))
 
 
 def test_both_predictions_are_one_sampler():

@@ -169,7 +169,8 @@ def test_the_launch_file_starts_the_installed_program_or_else_the_module(monkeyp
     monkeypatch.setitem(sys.modules, "ament_index_python", types.ModuleType("ament_index_python"))
     monkeypatch.setitem(sys.modules, "ament_index_python.packages", index)
     launch = runpy.run_path(str(ROOT / "launch" / "doctor.launch.py"))
-    for prefix in ({}, {"robot_value": str(tmp_path)}):  # unknown to ament; known, but without programs
+    for known in ({}, {"robot_value": str(tmp_path)}):  # unknown to ament; known, but without programs
+        prefix.update(known)
         node = launch["generate_launch_description"]()["values"][0][1]
         assert node["executable"] == sys.executable
         assert node["arguments"] == ["-m", "robot_value.ros_nodes.doctor_node"]

@@ -141,7 +141,7 @@ def test_the_page_shows_every_part(results, pair):
         "A &lt;title&gt;",
         "raises success from 30.0 % to 80.0 % (+50.0 points, 95 % interval +40.0 to +60.0)",
         "Averaging the candidates without any critic reaches 40.0 %; the critic adds to that (+40.0 points",
-        "200 episodes per arm (3 training seeds with their own data and models)",
+        "200 episodes per arm (3 training seeds)",
         "plain policy: failure",
         "argmax: success",
         "argmax recovers 50 % (95 % interval 30 to 70 %)",

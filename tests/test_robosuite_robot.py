@@ -418,5 +418,5 @@ def test_compiled_torques_are_the_written_formulas():
 def test_a_model_whose_arm_is_not_first_is_refused(monkeypatch):
     sim = simulator()
     monkeypatch.setattr(sim._drive._arm, "qpos_index", [3, 4, 5, 6, 7, 8, 9])
-    with pytest.raises(ValueError, match="expected the arm's joints to be the first 7, got"):
+    with pytest.raises(ValueError, match="expected the arm's joints to be the model's first 7, got"):
         sim._drive.bind()

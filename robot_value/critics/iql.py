@@ -74,7 +74,7 @@ class IQL(nn.Module):
     @torch.no_grad()
     def encode(self, observation: Observation, policy_context: Context | None = None) -> Features:
         """The critic's own features; the policy's are not used."""
-        return Features(self.encoder(to_tensors(observation, self.actions_device)))
+        return Features(self.encoder(to_tensors(observation, self.device)))
 
     def score(self, context: Features, chunks: Tensor, lengths: Tensor | None = None) -> Scores:
         """chunks float32[B, N, H, A] in spec units; differentiable with respect to them."""
@@ -133,7 +133,7 @@ class IQL(nn.Module):
         return self.optimizer
 
     @property
-    def actions_device(self) -> torch.device:
+    def device(self) -> torch.device:
         return next(self.parameters()).device
 
 

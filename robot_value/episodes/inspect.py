@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import sys
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +23,7 @@ MOMENTS = 6  # frames shown of an episode
 
 
 def inspect_command(path: Path, html: Path | None = None) -> int:
-    """Print the summary, and write the page where asked. Exit code 0, 1 where the store cannot be read or is damaged."""
+    """Print the summary, and write the page where asked. Exit code 0; 1 where the store is damaged or unreadable."""
     try:
         store = EpisodeStore.open(path)
         summary = summarize(store)
@@ -121,4 +120,5 @@ def _png(pixels: np.ndarray) -> str:
 
     data = io.BytesIO()
     matplotlib.image.imsave(data, pixels, format="png")
-    return f'<img style="width: 100%" alt="frames" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    text = base64.b64encode(data.getvalue()).decode()
+    return f'<img style="width: 100%" alt="frames" src="data:image/png;base64,{text}">'

@@ -12,7 +12,7 @@ from ..types import Episode, Spec
 from .summary import Facts
 
 WINDOW = 20  # episodes in the running success rate
-CURVES = 12  # state dimensions drawn of one episode: those that move most
+CURVES = 8  # state dimensions drawn of one episode: those that move most
 
 
 @styled
@@ -31,11 +31,10 @@ def episodes(facts: Sequence[Facts]) -> str:
     lengths.legend(labels, fontsize=9)
     known = np.array([f.success for f in facts if f.success is not None], float)
     if len(known):
-        window = min(WINDOW, len(known))
-        running = np.convolve(known, np.ones(window) / window, "valid")
-        success.plot(np.arange(window, len(known) + 1), running, color=BLUE)
+        recent = [known[max(0, end - WINDOW) : end].mean() for end in range(1, len(known) + 1)]
+        success.plot(np.arange(1, len(known) + 1), recent, color=BLUE)
         success.axhline(known.mean(), color=GREY, linestyle="--")
-        success.set_xlabel(f"episode (mean of the last {window})")
+        success.set_xlabel(f"episode (mean of the last {WINDOW})")
     success.set(ylabel="success", ylim=(-0.03, 1.03))
     return svg(figure, "episodes")
 
@@ -72,14 +71,15 @@ def trajectory(name: str, episode: Episode) -> str:
     time = np.arange(len(episode.states)) * spec.dt  # s
     scale = np.ptp(episode.states, axis=0)
     moving = np.sort(np.argsort(-scale, kind="stable")[:CURVES])
+    change = episode.states - episode.states[0]
     for i, d in enumerate(moving):
-        label = spec.state_names[d] if i < 8 else None
-        state.plot(time, episode.states[:, d], color=COLOURS[i % len(COLOURS)], linewidth=1, label=label)
-    state.legend(fontsize=6, ncols=2)
+        line = "-" if i < len(COLOURS) else "--"
+        state.plot(time, change[:, d], line, color=COLOURS[i % len(COLOURS)], linewidth=1, label=spec.state_names[d])
+    state.legend(fontsize=7)
     for d in range(spec.action_dim):
         action.step(time[: len(episode)], episode.actions[:, d], linewidth=1, color=COLOURS[d % len(COLOURS)])
     reward.step(time[: len(episode)], episode.rewards, color=GREEN)
-    state.set_ylabel(f"state ({len(moving)} of {spec.state_dim} dims)")
+    state.set_ylabel(f"change of state ({len(moving)} of {spec.state_dim} dims)")
     action.set_ylabel("action")
     reward.set_ylabel("reward")
     outcome = {True: "succeeded", False: "failed", None: "outcome unknown"}[episode.success]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -113,9 +114,9 @@ class StoreSummary:
             share = 100 * beyond[part.slice].max() / steps
             outside = f", outside in {share:.1f} % of steps" if share else ""
             limits = ", ".join(f"{lo:g}..{hi:g}" for lo, hi in zip(part.low, part.high, strict=True))
-            lines.append(
-                f"    {part.start}-{part.stop - 1} {part.name} ({part.kind}, {part.reference}) [{part.unit}]  {limits}{outside}"
-            )
+            dims = f"{part.start}" if part.stop - part.start == 1 else f"{part.start}-{part.stop - 1}"
+            what = f"{dims} {part.name} ({part.kind}, {part.reference}) [{part.unit}]"
+            lines.append(f"    {what}  {limits}{outside}")
         return lines + [
             f"  images  {c.name} uint8[frames, {c.height}, {c.width}, 3] {c.encoding}" for c in spec.cameras
         ]
@@ -150,12 +151,18 @@ def facts_of(name: str, episode: Episode) -> Facts:
         final_observed=episode.final_observed,
         unstable=bool(episode.provenance.get("unstable", False)),
         task=episode.task,
-        recorder=str(episode.provenance.get("robot", "")),
+        recorder=_recorder(episode.provenance.get("robot")),
         sources=tuple(int((source == i).sum()) for i in range(len(SOURCES))),
         beyond=outside.sum(0),
         state_low=episode.states.min(0),
         state_high=episode.states.max(0),
     )
+
+
+def _recorder(robot: Any) -> str:
+    """The robot's module without its package; its full config stays in the episode's provenance."""
+    name = robot.get("module", "") if isinstance(robot, Mapping) else robot
+    return str(name or "").rpartition(".")[2]
 
 
 def _spread(values: Sequence[float]) -> str:
