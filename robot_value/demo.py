@@ -58,7 +58,7 @@ def run(scenario: Scenario, setup: Setup, plan: Plan, out: Path) -> Path:
         title=f"robot_value demo: {scenario.title}", data=scenario.made, commands=commands(scenario, setup, out)
     )
     try:
-        return study(robot, models, plan, out, f"{scenario.robot.name}/{test.task}", extras, camera, started)
+        return study(robot, models, plan, out, _task(scenario.robot.name, test), extras, camera, started)
     finally:
         robot.close()
         if camera is not None:
@@ -159,3 +159,8 @@ def _episodes(scenario: Scenario, setup: Setup) -> int:
 
 def _steps(steps: int, setup: Setup) -> int:
     return max(20, round(steps * setup.scale))
+
+
+def _task(robot: str, config: Any) -> str:
+    """ "robosuite/Lift": the robot component and, where it has several, its task."""
+    return f"{robot}/{config.task}" if hasattr(config, "task") else robot

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import draccus
@@ -43,12 +43,12 @@ class Scenario:
     camera: Mapping[str, Any] = field(default_factory=dict)  # robot values that differ when videos are made
 
     def robot_config(self, values: Mapping[str, Any] | None = None) -> Any:
-        return Part(self.robot.name, {**self.robot.values, **(values or {})}).config("robots")
+        return replace(self.robot, values={**self.robot.values, **(values or {})}).config("robots")
 
     def model_config(self, which: str, seed: int) -> Any:
         """Config of the "policy" or the "critic", its initial weights keyed by the training seed."""
         kind, part = ("policies", self.policy) if which == "policy" else ("critics", self.critic)
-        return Part(part.name, {**part.values, "seed": seed}).config(kind)
+        return replace(part, values={**part.values, "seed": seed}).config(kind)
 
 
 VIDEO = {"cameras": ["agentview"], "camera_size": 200}

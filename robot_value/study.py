@@ -21,6 +21,8 @@ from .results import to_results
 from .training import load_model
 from .video import Keeper, pairs
 
+WARM_UP = 3  # decisions that are not timed
+
 
 @dataclass(frozen=True)
 class Models:
@@ -83,7 +85,7 @@ def study(
     started = time.monotonic() if started is None else started
     trained = [load(each) for each in models]
     validation = _validate(robot, trained, plan)
-    recipe = choose(validation, list(validation.arms))
+    recipe = choose(validation, [name for name in validation.arms if name != "base"])
     argmax, average = best(validation, "argmax"), best(validation, "softmax_average")
     print(f"recipe: {recipe.arm.name}, {recipe.validation_success:.0%} on validation seeds; fixed before the test")
     arms = test_arms(argmax, average, recipe.arm, list(trained[0].critics))
@@ -119,12 +121,12 @@ def latency(robot: Robot, trained: Trained, arm: Arm, seed: int, decisions: int 
     """Median ms per stage of one robot's decision: batch of one, whatever the study's batch was."""
     steerer = arm.steerer(trained.policy, trained.critics, None, seed)
     observation = robot.reset([""] * robot.batch_size, list(range(robot.batch_size))).rows([0])
-    seconds = [steerer(observation).seconds for _ in range(decisions)]
+    seconds = [steerer(observation).seconds for _ in range(decisions + WARM_UP)][WARM_UP:]
     return {stage: float(np.median([each[stage] for each in seconds]) * 1e3) for stage in seconds[0]}
 
 
 def _validate(robot: Robot, trained: Sequence[Trained], plan: Plan) -> Comparison:
-    arms = candidates(plan.candidates, plan.temperatures)
+    arms = [Arm("base"), *candidates(plan.candidates, plan.temperatures)]
     return pool([_compare(robot, each, arms, plan.validation, plan.seed) for each in trained])
 
 
@@ -180,6 +182,5 @@ def _differences(test: Comparison, recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _names(models: Sequence[Any]) -> str:
-    """ "flow 1f2e3d4c, 5a6b..." : the component and the checkpoint of every training seed."""
-    kind = type(models[0].config).__module__.rsplit(".", 1)[-1]
-    return f"{kind} " + ", ".join(model.checkpoint_hash[:12] for model in models)
+    """Component and checkpoint hash of every training seed: "flow 1f2e3d4c5b6a, flow 0a1b2c3d4e5f"."""
+    return ", ".join(model.version for model in models)

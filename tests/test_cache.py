@@ -34,7 +34,7 @@ def fill(store, seeds=range(3)):
     return episodes
 
 
-# mutation: `step + len(rows["action"])` -> `step + len(rows["state"])` in _build, or `frames` taken from steps
+# mutation: `step + len(rows["state"])` in _build, or `frames` taken from manifest.steps
 def assert_equal_to(cache, episodes) -> None:
     assert len(cache) == len(episodes)
     for e, episode in enumerate(episodes):

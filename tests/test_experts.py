@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 if importlib.util.find_spec("robosuite") is None:  # importing it here would print its warnings
     pytest.skip("needs robosuite", allow_module_level=True)
 
-from robot_value.sim.expert_can import SPOT
+from robot_value.sim.expert_can import SPOT, _grasp_yaw
 from robot_value.sim.expert_quality import PREMATURE_M, PRESETS, RELEASE_M, RELEASING, Quality, draw
 from robot_value.sim.expert_scene import Scene, about, down, rotation_vector, upright, yaw_of
 from robot_value.sim.robosuite_experts import PLANS, build_expert
@@ -170,6 +170,33 @@ def test_a_retry_repeats_a_missed_grasp_without_the_fault_and_no_retry_carries_o
     missing = {"p_offset": 1, "offset_m": 0.06, "symmetric": False}
     assert succeeds(4, Quality(**missing, p_retry=1))
     assert not succeeds(4, Quality(**missing, p_retry=0))
+
+
+def test_a_can_let_go_too_early_is_fetched_again():
+    # mutation: drop the restart in _let_go
+    for seed in range(8):
+        sim, expert = begin(0, Quality(p_early_release=1), "PickPlaceCan", expert_seed=seed)
+        if expert.latents["early_release_m"] > 0.085:  # it falls onto or before the wall
+            assert any(sim.step(expert.action()).success for _ in range(400))
+            assert expert.save()["memory"]["attempts"] > 0
+            return
+    raise AssertionError("no expert seed below 8 lets go early enough")
+
+
+def test_a_missed_door_handle_is_taken_again():
+    # mutation: drop the restart in expert_door.plan
+    sim, expert = begin(0, Quality(p_offset=1, offset_m=0.1, symmetric=False), "Door", expert_seed=1)
+    assert any(sim.step(expert.action()).success for _ in range(300))
+    assert expert.save()["memory"]["attempts"] > 0
+
+
+def test_a_fallen_can_is_taken_across_its_side():
+    # mutation: always 0 in _grasp_yaw
+    for heading in (0.3, -1.2):
+        lying = np.array([np.cos(heading), np.sin(heading), 0.0])
+        fingers = down(_grasp_yaw(lying))[:, 0]  # the direction in which they open
+        assert abs(fingers @ lying) < 1e-9
+    assert _grasp_yaw(np.array([0.0, 0.0, 1.0])) == 0
 
 
 def test_latents_are_json_and_name_every_fault():

@@ -30,7 +30,7 @@ def store(tmp_path):
         yield store
 
 
-# mutation: `known` without `is not None` in StoreSummary.success, or sources counted per episode instead of per step
+# mutation: `bool(fact.success)` of every episode, unknown ones too, in StoreSummary.success
 def test_a_summary_counts_what_was_recorded(store):
     summary = summarize(store)
     assert (summary.episodes, summary.steps, summary.unstable) == (5, 30, 1)

@@ -72,7 +72,7 @@ def check_window(got: dict, b: int, episode: Episode, t: int, history: int, gamm
         assert abs(got["bootstrap"][k][b] - (0.0 if ended else gamma**taken)) < 1e-6
 
 
-# mutation: `unknown_end` all False in windows.py; `frame + k` without the minimum; `left - 1` -> `left` in _ends
+# mutation: `unknown_end` all False in windows.py; `now + k` without the minimum; `left - 1` -> `left` in _ends
 @settings(max_examples=30, deadline=None)
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 9), st.sampled_from(ENDS)), min_size=1, max_size=5),
@@ -134,7 +134,7 @@ def test_a_hand_computed_chunk_return_and_bootstrap():
         returns(batch, 0.5, 6)
 
 
-# mutation: key [self.seed, draw] -> [self.seed, 0] in _starts, or `_position` not restored in load_state
+# mutation: key [self.seed, draw] -> [self.seed, 0] in _starts, or `_position` set to 0 in load_state
 def test_a_restored_sampler_continues_bit_identically_from_any_position(make_cache):
     cache = make_cache([make_episode(make_spec(cameras=("front",)), 20, seed) for seed in range(3)])
     for stop in (0, 1, 31, 32, 45):

@@ -33,7 +33,7 @@ def full_episode(spec, seed=0, **changes):
     return make_episode(spec, 7, seed, **(extra | changes))
 
 
-# mutation: success=bool(episode.success) in encode, `[: int(n)]` dropped in decisions._unstack, or source skipped
+# mutation: `"success": bool(episode.success)` in encode, or `slice(None)` for `slice(int(n))` in decisions._unstack
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.integers(1, 12),

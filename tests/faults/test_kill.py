@@ -20,7 +20,7 @@ sys.path.insert(0, str(WRITER.parent))
 from append_until_killed import make_episode, make_spec  # noqa: E402
 
 
-# mutation: in EpisodeStore.append, `shutil.copytree(staged, target)` instead of `publish`, or `return name` before it
+# mutation: in EpisodeStore.append, `shutil.copytree(staged, ...)` instead of `publish(staged, ...)`
 def test_fifty_kills_lose_nothing_that_was_acknowledged(tmp_path):
     path = tmp_path / "store"
     EpisodeStore.create(path, make_spec()).close()
