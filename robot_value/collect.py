@@ -46,7 +46,7 @@ class Collected:
         return self.successes / stable if stable else float("nan")
 
     def on_decision(self, observation: Observation, decision: Decision, outcome: Outcome) -> None:
-        """Nothing: episodes are counted when they have ended (and, standing after the Recorder, are stored)."""
+        """Nothing: episodes are counted when they have ended."""
 
     def on_episode(self, episode: Episode) -> None:
         unstable = bool(episode.provenance["unstable"])
@@ -79,9 +79,9 @@ def collect(
     provenance = {"robot": robot_name, "task": task, "libraries": libraries()}
     try:
         with open_store(path, robot.spec) as store, stop_request() as stop:
-            watchers = (Recorder(store, provenance, decisions=False), done)
             tasks = [task] * len(missing)
-            run_episodes(robot, HandsOff(robot.spec, stop), None, watchers, tasks, missing, progress)
+            with Recorder(store, provenance, decisions=False) as recorder:
+                run_episodes(robot, HandsOff(robot.spec, stop), None, (recorder, done), tasks, missing, progress)
     except KeyboardInterrupt:
         done.interrupted = True
     finally:

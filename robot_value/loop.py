@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from .protocols import ChunkFollower, Robot, Watcher
 from .steering.followers import plain
 from .steering.steerer import Steerer
 from .types import Decision, Episode, Observation, Outcome
+
+BACKLOG = 64  # episodes that may wait for the disk before the robots do
 
 
 @dataclass(frozen=True)
@@ -128,15 +131,39 @@ class _Wave:
 
 @dataclass(frozen=True)
 class Recorder:
-    """A Watcher that appends every finished episode to a store."""
+    """A Watcher that appends every finished episode to a store.
+
+    As a context (`with Recorder(store) as recorder`) it writes in a thread, so that robots need not wait for the disk;
+    what could not be written is raised at a later episode or at the end. Else `on_episode` returns when it is stored.
+    """
 
     store: EpisodeStore
     provenance: Mapping[str, Any] = field(default_factory=dict)  # added to what the loop knows
     decisions: bool = True  # keep candidates and scores with the episode
+    _writer: list[ThreadPoolExecutor] = field(default_factory=list, repr=False)  # at most one
+    _unwritten: deque[Future] = field(default_factory=deque, repr=False)
+
+    def __enter__(self) -> Recorder:
+        self._writer.append(ThreadPoolExecutor(1, "recorder"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.pop().shutdown(wait=True)
+        self._settle(0)
 
     def on_decision(self, observation: Observation, decision: Decision, outcome: Outcome) -> None:
         """Nothing: an episode is written when it has ended."""
 
     def on_episode(self, episode: Episode) -> None:
         kept = episode.decisions if self.decisions else ()
-        self.store.append(replace(episode, decisions=kept, provenance={**self.provenance, **episode.provenance}))
+        full = replace(episode, decisions=kept, provenance={**self.provenance, **episode.provenance})
+        if not self._writer:
+            self.store.append(full)
+            return
+        self._unwritten.append(self._writer[0].submit(self.store.append, full))
+        self._settle(BACKLOG)
+
+    def _settle(self, backlog: int) -> None:
+        """Wait until at most `backlog` episodes are unwritten; errors of the writer surface here."""
+        while self._unwritten and (len(self._unwritten) > backlog or self._unwritten[0].done()):
+            self._unwritten.popleft().result()

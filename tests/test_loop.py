@@ -176,6 +176,28 @@ def test_the_recorder_appends_finished_episodes_with_what_it_was_told_about_them
         assert store.read(store.names()[-1]).decisions == ()
 
 
+def test_a_recorder_that_writes_in_the_background_has_written_everything_at_its_end(tmp_path):
+    with EpisodeStore.create(tmp_path / "store", point_spec()) as store:
+        with Recorder(store) as recorder:
+            run_episodes(PointMass(2), base(), watchers=(recorder,), seeds=range(5))
+        assert [episode.provenance["seed"] for episode in store] == [0, 1, 2, 3, 4]
+        assert store.verify() == []
+
+
+class FullDisk:
+    """A store that accepts nothing."""
+
+    def append(self, episode):
+        raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize("episodes", [1, 100])  # 100: the error surfaces while robots still move
+def test_what_a_background_recorder_could_not_write_is_an_error(episodes):
+    # mutation: _settle(0) removed from Recorder.__exit__
+    with pytest.raises(OSError, match="no space left"), Recorder(FullDisk()) as recorder:
+        run_episodes(PointMass(1), base(), watchers=(recorder,), seeds=range(episodes))
+
+
 def test_an_episode_that_broke_at_its_reset_is_reported_but_not_written():
     class Stillborn(PointMass):
         def execute(self, decision, follower) -> Outcome:

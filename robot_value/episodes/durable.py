@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+SYNCS = 8  # fsyncs that wait at the same time
 
 
 def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` (relative path -> content) below the new `folder`; every file and directory is fsynced."""
+    """Write `files` (relative path -> content) below the new `folder`; every file and directory is fsynced.
+
+    The syncs run side by side: a journal commits those that wait together at once, which is several times faster.
+    """
     folder.mkdir(parents=True)
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, content)
-    for parent, _, _ in os.walk(folder, topdown=False):
-        sync_folder(Path(parent))
+    for parent in {(folder / name).parent for name in files}:
+        parent.mkdir(parents=True, exist_ok=True)
+    folders = [Path(parent) for parent, _, _ in os.walk(folder)]
+    with ThreadPoolExecutor(SYNCS) as threads:
+        list(threads.map(write_file, [folder / name for name in files], files.values()))
+        list(threads.map(sync_folder, folders))
 
 
 def write_file(path: Path, content: bytes) -> None:
