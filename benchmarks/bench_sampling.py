@@ -54,21 +54,24 @@ def main() -> None:
         compare("low-dimensional", 200 if options.quick else 1000, False, 10 if options.quick else 60),
         compare("images 96x96", 15 if options.quick else 100, True, 10 if options.quick else 60),
     ]
-    passed = all(row["trusted"] and row["ratio_low"] >= GATE for row in rows)
+    trusted = all(row["trusted"] for row in rows)
+    passed = all(row["ratio_low"] >= GATE for row in rows) if trusted else None
     result = {"gate": GATE, "passed": passed, "cores": os.cpu_count(), "threads": options.threads, "rows": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{'PASS' if passed else 'FAIL'} (gate: ratio >= {GATE} on clean blocks); written to {options.out}")
+    verdict = {True: "PASS", False: "FAIL", None: "NO VERDICT, the machine was busy"}[passed]
+    print(f"{verdict} (gate: ratio >= {GATE} on clean blocks); written to {options.out}")
 
 
 def compare(name: str, episodes: int, images: bool, seconds: float) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         store = record(Path(folder) / "store", episodes, images)
         cache = open_cache(store)
+        ram = in_ram(cache)
         fast = {
             "sampler": Arm(ChunkSampler(cache, HORIZON, batch_size=BATCH).sample),
-            "index_select": Arm(gather_all(cache)),
-            "windows": Arm(gather_windows(cache)),
+            "index_select": Arm(gather_all(cache, *ram)),
+            "windows": Arm(gather_windows(cache, *ram)),
         }
         slow = {
             "zarr": Arm(zarr_reader(store)),
@@ -105,9 +108,10 @@ def row(name: str, arms: dict[str, Arm]) -> dict:
     }
 
 
-def gather_all(cache: Cache) -> Callable[[], object]:
+def gather_all(
+    cache: Cache, state: torch.Tensor, action: torch.Tensor, images: list[torch.Tensor]
+) -> Callable[[], object]:
     """index_select of every tensor in a ChunkBatch, from contiguous tensors in RAM, with rows known beforehand."""
-    state, action, images = in_ram(cache)
     steps = len(action)
     reward, ones, numbers = torch.zeros(steps), torch.ones(steps, dtype=torch.bool), torch.zeros(steps)
     integers = torch.arange(steps)
@@ -130,8 +134,10 @@ def gather_all(cache: Cache) -> Callable[[], object]:
     return lambda: gather(*next(rows))
 
 
-def gather_windows(cache: Cache) -> Callable[[], object]:
-    state, action, images = in_ram(cache)
+def gather_windows(
+    cache: Cache, state: torch.Tensor, action: torch.Tensor, images: list[torch.Tensor]
+) -> Callable[[], object]:
+    """index_select of observation, chunk and next observation only."""
 
     def gather(_, window, now, after):
         return [

@@ -70,8 +70,8 @@ LIFT = Scenario(
     horizon=8,
     policy=Part("flow"),
     policy_steps=6000,
-    critic=Part("iql"),
-    critic_steps=2500,
+    critic=Part("iql", {"members": 2, "target": "v"}),
+    critic_steps=2000,
     camera=VIDEO,
 )
 

@@ -108,8 +108,7 @@ def study(
         latency_ms=speed[recipe.arm.name],
     ) | {"latency_by_arm": speed}
     clips = pairs(camera, *keepers.values(), labels=("plain policy", "steered")) if camera is not None else ()
-    curves = read_curves({"policy": models[0].policy.parent, "critic": models[0].critics[MAIN].parent})
-    return write_report(folder, results, replace(extras, videos=clips, curves=curves))
+    return write_report(folder, results, replace(extras, videos=clips, curves=_curves(models[0])))
 
 
 def load(models: Models) -> Trained:
@@ -179,6 +178,14 @@ def _differences(test: Comparison, recipe: Recipe) -> list[tuple[str, str]]:
     critics = dict.fromkeys((recipe.arm.name, "argmax", "softmax_average"))
     controls = [name for name in ("random", "medoid", "mean", "shuffled_critic") if name in test.arms]
     return against_base + [(name, control) for name in critics for control in controls]
+
+
+def _curves(models: Models) -> dict[str, Any]:
+    """Learning curves of the first training seed, where they lie in the checkpoint's folder or the run's."""
+    found = {}
+    for name, path in (("policy", models.policy), ("critic", models.critics[MAIN])):
+        found |= {name: folder for folder in (path, path.parent) if (folder / "curves.json").is_file()}
+    return read_curves(found)
 
 
 def _names(models: Sequence[Any]) -> str:

@@ -50,9 +50,8 @@ class Recipe:
 class Quality:
     """How well the scripted expert works. Fields left at None follow the preset."""
 
-    preset: str = (
-        "dial"  # dial (see level), clean, mixed, biased_majority or symmetric (the two recipes of the demo study)
-    )
+    # dial (see level), clean, mixed, biased_majority or symmetric (the two recipes of the demo study)
+    preset: str = "dial"
     level: float = 1.0  # for preset dial: 1 is the clean expert, 0 the worst; mixed is level 0.5
     p_offset: float | None = None  # probability that the first grasp is displaced
     offset_m: float | None = None  # m; along world +x times U(.75, 1.25), or the std per axis where symmetric
