@@ -5,24 +5,21 @@ Every stage resumes: collected seeds, trained steps and finished models are not 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from .arms import MAIN, SHUFFLED, SUCCESS_ONLY
 from .collect import collect
 from .fit import Job, Windowing, fit
+from .playing import Models, Site
 from .report import Extras
 from .scenarios import Scenario
-from .study import Models, Plan, study
+from .study import Plan, study
 from .training import TrainConfig
+from .workers import process_pool, run_all
 
 POLICY, CRITICS = "policy", (MAIN, SHUFFLED, SUCCESS_ONLY)
 SEEDS = 10_000  # environment seeds of training seed s: from SEEDS * (s + 1), far from validation and test seeds
@@ -52,37 +49,22 @@ def run(scenario: Scenario, setup: Setup, plan: Plan, out: Path) -> Path:
         for s in seeds
     ]
     test = scenario.robot_config(scenario.test)
-    robot = test.build(batch_size=setup.batch_size, workers=setup.workers, n_obs_steps=1, driver="policy")
     camera = scenario.robot_config({**scenario.test, **scenario.camera}).simulator() if plan.videos else None
     extras = Extras(
         title=f"robot_value demo: {scenario.title}", data=scenario.made, commands=commands(scenario, setup, out)
     )
+    site = Site(test, setup.batch_size, setup.workers)
     try:
-        return study(robot, models, plan, out, _task(scenario.robot.name, test), extras, camera, started)
+        return study(site, models, plan, out, _task(scenario.robot.name, test), extras, camera, started)
     finally:
-        robot.close()
         if camera is not None:
             camera.close()
 
 
-def train_all(jobs: dict[Any, Job], workers: int) -> dict[Any, Path]:
-    """Every job's checkpoint. `workers` processes train one model each at a time, the longest first."""
-    order = sorted(jobs, key=lambda key: key[1] == POLICY)  # critics take longer
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as executor,
-        tqdm(total=len(jobs), desc="models trained", unit="model") as bar,
-    ):
-        running = {executor.submit(fit, jobs[key]): key for key in order}
-        found = {}
-        try:
-            for future in as_completed(running):
-                found[running[future]] = future.result()
-                bar.update()
-        except BaseException:
-            executor.shutdown(wait=True, cancel_futures=True)
-            raise
-    return found
+def train_all(jobs: Mapping[Any, Job], workers: int) -> dict[Any, Path]:
+    """Every job's checkpoint by key. `workers` processes train one model each at a time."""
+    with process_pool(workers) as pool:
+        return run_all(pool, {key: (fit, (job,)) for key, job in jobs.items()}, "models trained")
 
 
 def commands(scenario: Scenario, setup: Setup, out: Path) -> list[str]:
@@ -134,19 +116,6 @@ def _jobs(scenario: Scenario, setup: Setup, seed: int, out: Path) -> dict[str, J
         )
         for name, windowing in windows.items()
     }
-
-
-def _one_thread() -> None:
-    """One core per worker, and no worker outlives the command, however that ends."""
-    import torch
-
-    torch.set_num_threads(1)
-    threading.Thread(target=_die_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-
-
-def _die_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _data(out: Path, seed: int) -> Path:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
-from typing import Any, get_type_hints
+from itertools import takewhile
+from typing import Any, get_args, get_origin, get_type_hints
 
 import draccus
 from draccus.utils import DraccusException
@@ -52,9 +53,8 @@ def parse(command: type, argv: Sequence[str], choices: Mapping[str, Choice] | No
         if flag.startswith("--"):
             _known(flag.split("=")[0][2:], command, chosen, choices)
     try:
-        values = draccus.parse(
-            _with_components(command, chosen), args=_explicit_booleans(rest, command, chosen), prog=prog
-        )
+        made = _with_components(command, chosen)
+        values = draccus.parse(made, args=_explicit(rest, flag_types(made)), prog=prog)
     except (DraccusException, ValueError) as error:
         raise FlagError(str(error).replace("\n", " ")) from error
     return Parsed(values, names)
@@ -121,15 +121,29 @@ def _known(flag: str, command: type, chosen: Mapping[str, type], choices: Mappin
         raise FlagError(components.unknown("flag", flag, sorted(known)))
 
 
-def _explicit_booleans(argv: list[str], command: type, chosen: Mapping[str, type]) -> list[str]:
-    """A bare `--flag` means true (draccus wants `--flag=true`)."""
-    booleans = {f"--{name}" for name, kind in flag_types(_with_components(command, chosen)).items() if kind is bool}
-    explicit = []
-    for position, item in enumerate(argv):
-        following = argv[position + 1] if position + 1 < len(argv) else "--"
-        bare = item in booleans and following.startswith("-")
-        explicit.append(f"{item}=true" if bare else item)
+def _explicit(argv: list[str], types: Mapping[str, Any]) -> list[str]:
+    """What draccus wants spelled out: a bare `--flag` is true, and `--list=a,b` or `--list a b` is `--list=[a,b]`."""
+    explicit, position = [], 0
+    while position < len(argv):
+        flag, equals, value = argv[position].partition("=")
+        words = [value] if equals else list(takewhile(_is_value, argv[position + 1 :]))
+        position += 1 if equals else 1 + len(words)
+        kind = types.get(flag.removeprefix("--"))
+        if kind is bool and not words:
+            words = ["true"]
+        if _is_sequence(kind) and words and not words[0].startswith(("[", "null")):
+            words = [f"[{','.join(words)}]"]
+        explicit += [f"{flag}={' '.join(words)}"] if words and flag.startswith("--") else [flag, *words]
     return explicit
+
+
+def _is_value(word: str) -> bool:
+    return not word.startswith("--")
+
+
+def _is_sequence(kind: Any) -> bool:
+    """tuple[...] or list[...], also where None is allowed."""
+    return get_origin(kind) in (tuple, list) or any(get_origin(each) in (tuple, list) for each in get_args(kind))
 
 
 def _print_choices(choices: Mapping[str, Choice], names: Mapping[str, str | None]) -> None:

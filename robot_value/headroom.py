@@ -73,6 +73,16 @@ class Job:
     key: int  # episode key of the continuation's noise
 
 
+@dataclass(frozen=True)
+class Trials:
+    """What was tried, before it is summed up; parts measured apart can be added."""
+
+    tried: Mapping[str, Sequence[Tried]]  # continuation -> decision points
+    alone: Sequence[np.ndarray]  # per stable episode: bool[N], success of independent base episodes from its start
+    seeds: tuple[int, ...]  # episodes that were finished, stable or not
+    seconds: float  # s
+
+
 def headroom(
     robot: SimulatedRobot,
     policy: ChunkPolicy,
@@ -89,7 +99,25 @@ def headroom(
 
     Points lie on the base policy's own path (candidate 0), so that both continuations are judged at the same states.
     """
-    config, started = config or Config(), time.monotonic()
+    config = config or Config()
+    trials = measure(robot, policy, critics, arm, seeds, execute=execute, seed=seed, device=device, config=config)
+    return figures([trials], arm, config)
+
+
+def measure(
+    robot: SimulatedRobot,
+    policy: ChunkPolicy,
+    critics: Mapping[str, Critic],
+    arm: Arm,
+    seeds: Sequence[int],
+    *,
+    execute: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    config: Config,
+) -> Trials:
+    """Try every candidate at the points of the first `config.n_episodes` seeds, as far as the budget goes."""
+    started = time.monotonic()
     execute = executed_steps(execute, policy, critics)
     steerers = {
         "base": Steerer(policy, n=1, execute=execute, seed=seed, device=device),
@@ -97,21 +125,29 @@ def headroom(
     }
     episodes = _visit(robot, steerers["steered"], [int(s) for s in seeds[: config.n_episodes]], config.points)
     tried: dict[str, list[Tried]] = {name: [] for name in steerers}
-    tries: list[np.ndarray] = []
+    alone: list[np.ndarray] = []
     done = 0
     with tqdm(total=len(episodes), desc="headroom episodes", disable=not config.progress) as bar:
         for block in _blocks(episodes, robot.batch_size, arm.n, config):
             elapsed = time.monotonic() - started
             if config.budget is not None and done and elapsed * (done + len(block)) / done > config.budget:
                 break
-            for points, alone in _try(robot, steerers, block, arm.n, config.rollouts):
-                tries.append(alone)
+            for points, own in _try(robot, steerers, block, arm.n, config.rollouts):
+                alone.append(own)
                 for name in steerers:
                     tried[name] += points[name]
             done += len(block)
             bar.update(len(block))
-    if not tries:
-        raise RuntimeError(f"headroom: none of {done} episodes stayed stable; there is nothing to summarise")
+    return Trials(tried, alone, tuple(e.seed for e in episodes[:done]), time.monotonic() - started)
+
+
+def figures(parts: Sequence[Trials], arm: Arm, config: Config) -> dict[str, dict[str, Any]]:
+    """The figures by continuation of trials that were measured together or apart (on different seeds)."""
+    seeds = sorted(seed for part in parts for seed in part.seeds)
+    alone = [own for part in parts for own in part.alone]
+    tried = {name: [point for part in parts for point in part.tried[name]] for name in parts[0].tried}
+    if not alone:
+        raise RuntimeError(f"headroom: none of {len(seeds)} episodes stayed stable; there is nothing to summarise")
     stated = {
         "candidates": arm.n,
         "points": len(config.points),
@@ -120,12 +156,12 @@ def headroom(
         "visited_by": "base",
         "arm": arm.name,
         "new_chunk": any(len(point.success) > arm.n for point in tried["base"]),
-        "excluded_unstable_episodes": done - len(tries),
-        "seeds": [episodes[0].seed, episodes[done - 1].seed],
-        "seconds": time.monotonic() - started,
+        "excluded_unstable_episodes": len(seeds) - len(alone),
+        "seeds": seeds,
+        "seconds": max(part.seconds for part in parts),
     }
     return {
-        name: {**stated, "continuation": name, **summarise(points, np.array(tries), arm.n)}
+        name: {**stated, "continuation": name, **summarise(points, np.array(alone), arm.n)}
         for name, points in tried.items()
     }
 

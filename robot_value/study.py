@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,18 @@ import numpy as np
 
 from . import headroom as oracle
 from .arms import MAIN, best, by_selector, candidates, test_arms
-from .evaluate import Arm, Comparison, compare, pool
-from .protocols import Robot
+from .evaluate import Arm, Comparison
+from .playing import Models, Site, Trained, load, measure_all, play_all
 from .provenance import provenance
 from .recipe import Recipe, choose, refuse_overlap
 from .report import Extras, read_curves, write_report
 from .results import to_results
-from .training import load_model
-from .video import Keeper, pairs
+from .steering.steerer import Steerer
+from .types import Observation
+from .video import pairs
+from .workers import process_pool
 
 WARM_UP = 3  # decisions that are not timed
-
-
-@dataclass(frozen=True)
-class Models:
-    """What one training seed brings to a study."""
-
-    training_seed: int
-    policy: Path
-    critics: Mapping[str, Path]  # "main", and the controls "shuffled" and "success_only" where they were trained
 
 
 @dataclass(frozen=True)
@@ -62,17 +56,8 @@ class Plan:
         return range(self.test_seed, self.test_seed + self.test_episodes)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """Models of one training seed, loaded."""
-
-    training_seed: int
-    policy: Any
-    critics: Mapping[str, Any]
-
-
 def study(
-    robot: Robot,
+    site: Site,
     models: Sequence[Models],
     plan: Plan,
     folder: Path,
@@ -84,16 +69,12 @@ def study(
     """Run the whole study; returns the page. results.json lies beside it."""
     started = time.monotonic() if started is None else started
     trained = [load(each) for each in models]
-    validation = _validate(robot, trained, plan)
-    recipe = choose(validation, [name for name in validation.arms if name != "base"])
-    argmax, average = best(validation, "argmax"), best(validation, "softmax_average")
-    print(f"recipe: {recipe.arm.name}, {recipe.validation_success:.0%} on validation seeds; fixed before the test")
-    arms = test_arms(argmax, average, recipe.arm, list(trained[0].critics))
-    recipe = replace(recipe, arm=by_selector(recipe.arm))
-    keepers = {name: Keeper(tuple(plan.test[: plan.videos])) for name in ("base", recipe.arm.name)}
-    test = _test(robot, trained, arms, plan, keepers)
-    rows = _headroom(robot, trained[0], recipe, plan)
-    speed = {arm.name: latency(robot, trained[0], arm, plan.seed) for arm in arms if arm.name in keepers}
+    with process_pool(max(1, site.workers)) as processes:
+        recipe, arms, validation = _choose(processes, site, models, plan, list(models[0].critics))
+        keep = plan.test[: plan.videos]
+        test, kept = play_all(processes, site, models, arms, plan.test, plan.seed, keep, "test arms")
+        rows = _headroom(processes, site, models[0], recipe, plan)
+    speed = _latencies(site, trained[0], [arm for arm in arms if arm.name in ("base", recipe.arm.name)], plan)
     results = to_results(
         test,
         recipe,
@@ -107,58 +88,44 @@ def study(
         headroom_rows=list(rows.values()),
         latency_ms=speed[recipe.arm.name],
     ) | {"latency_by_arm": speed}
-    clips = pairs(camera, *keepers.values(), labels=("plain policy", "steered")) if camera is not None else ()
+    clips = () if camera is None else pairs(camera, kept["base"], kept[recipe.arm.name], ("plain policy", "steered"))
     return write_report(folder, results, replace(extras, videos=clips, curves=_curves(models[0])))
 
 
-def load(models: Models) -> Trained:
-    critics = {name: load_model(path) for name, path in models.critics.items()}
-    return Trained(models.training_seed, load_model(models.policy), critics)
+def _latencies(site: Site, trained: Trained, arms: Sequence[Arm], plan: Plan) -> dict[str, dict[str, float]]:
+    """Arm -> median ms per stage of one robot's decision: a batch of one, whatever the study's batch was."""
+    robot = replace(site, batch_size=1).build(0, trained.policy.spec.n_obs_steps)
+    try:
+        observation = robot.reset([""], [plan.test_seed])
+    finally:
+        robot.close()
+    return {
+        arm.name: latency(arm.steerer(trained.policy, trained.critics, None, plan.seed), observation) for arm in arms
+    }
 
 
-def latency(robot: Robot, trained: Trained, arm: Arm, seed: int, decisions: int = 30) -> dict[str, float]:
-    """Median ms per stage of one robot's decision: batch of one, whatever the study's batch was."""
-    steerer = arm.steerer(trained.policy, trained.critics, None, seed)
-    observation = robot.reset([""] * robot.batch_size, list(range(robot.batch_size))).rows([0])
+def latency(steerer: Steerer, observation: Observation, decisions: int = 30) -> dict[str, float]:
+    """Median ms per stage."""
     seconds = [steerer(observation).seconds for _ in range(decisions + WARM_UP)][WARM_UP:]
     return {stage: float(np.median([each[stage] for each in seconds]) * 1e3) for stage in seconds[0]}
 
 
-def _validate(robot: Robot, trained: Sequence[Trained], plan: Plan) -> Comparison:
+def _choose(
+    processes: ProcessPoolExecutor, site: Site, models: Sequence[Models], plan: Plan, critics: Sequence[str]
+) -> tuple[Recipe, list[Arm], Comparison]:
+    """The recipe that won on validation seeds, and with it the arms of the test."""
     arms = [Arm("base"), *candidates(plan.candidates, plan.temperatures)]
-    return pool([_compare(robot, each, arms, plan.validation, plan.seed) for each in trained])
+    validation, _ = play_all(processes, site, models, arms, plan.validation, plan.seed, what="validation arms")
+    recipe = choose(validation, [arm.name for arm in arms if arm.name != "base"])
+    print(f"recipe: {recipe.arm.name}, {recipe.validation_success:.0%} on validation seeds; fixed before the test")
+    tested = test_arms(best(validation, "argmax"), best(validation, "softmax_average"), recipe.arm, critics)
+    return replace(recipe, arm=by_selector(recipe.arm)), tested, validation
 
 
-def _test(
-    robot: Robot, trained: Sequence[Trained], arms: Sequence[Arm], plan: Plan, keepers: Mapping[str, Keeper]
-) -> Comparison:
-    """Every training seed on the same environment seeds; the first one's episodes are kept for videos."""
-    first = _compare(robot, trained[0], arms, plan.test, plan.seed, keepers)
-    return pool([first, *(_compare(robot, each, arms, plan.test, plan.seed) for each in trained[1:])])
-
-
-def _compare(
-    robot: Robot,
-    trained: Trained,
-    arms: Sequence[Arm],
-    seeds: Sequence[int],
-    seed: int,
-    keepers: Mapping[str, Keeper] | None = None,
-) -> Comparison:
-    return compare(
-        robot,
-        trained.policy,
-        trained.critics,
-        arms,
-        seeds,
-        seed=seed,
-        training_seed=trained.training_seed,
-        gamma=getattr(trained.critics[MAIN], "gamma", 0.99),
-        watchers=lambda arm: (keepers[arm.name],) if keepers and arm.name in keepers else (),
-    )
-
-
-def _headroom(robot: Any, trained: Trained, recipe: Recipe, plan: Plan) -> dict[str, dict[str, Any]]:
+def _headroom(
+    processes: ProcessPoolExecutor, site: Site, models: Models, recipe: Recipe, plan: Plan
+) -> dict[str, dict[str, Any]]:
+    """Of the first training seed, on its first test seeds."""
     if not plan.headroom_episodes:
         return {}
     config = oracle.Config(
@@ -167,9 +134,7 @@ def _headroom(robot: Any, trained: Trained, recipe: Recipe, plan: Plan) -> dict[
         rollouts=plan.headroom_rollouts,
         budget=plan.headroom_seconds,
     )
-    return oracle.headroom(
-        robot, trained.policy, trained.critics, recipe.arm, list(plan.test), seed=plan.seed, config=config
-    )
+    return measure_all(processes, site, models, recipe.arm, plan.test, plan.seed, config)
 
 
 def _differences(test: Comparison, recipe: Recipe) -> list[tuple[str, str]]:
@@ -184,7 +149,9 @@ def _curves(models: Models) -> dict[str, Any]:
     """Learning curves of the first training seed, where they lie in the checkpoint's folder or the run's."""
     found = {}
     for name, path in (("policy", models.policy), ("critic", models.critics[MAIN])):
-        found |= {name: folder for folder in (path, path.parent) if (folder / "curves.json").is_file()}
+        run = path if (path / "curves.json").is_file() else path.parent
+        if (run / "curves.json").is_file():
+            found[name] = run
     return read_curves(found)
 
 

@@ -6,6 +6,7 @@ refuses one that ends differently.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,16 +48,19 @@ def film(simulator: Any, episode: Episode, label: str = "") -> report_video.Epis
     return report_video.Episode(label, frames, success)
 
 
-def pairs(simulator: Any, left: Keeper, right: Keeper, labels: tuple[str, str]) -> list[report_video.Pair]:
+def pairs(
+    simulator: Any, left: Mapping[int, Episode], right: Mapping[int, Episode], labels: tuple[str, str]
+) -> list[report_video.Pair]:
     """One pair per kept seed, in order."""
-    shown = []
-    for seed in left.seeds:
-        both = [film(simulator, keeper.episodes[seed]) for keeper in (left, right)]
-        named = [
-            report_video.Episode(label, each.frames, each.success) for label, each in zip(labels, both, strict=True)
-        ]
-        shown.append(report_video.Pair(seed, named[0], named[1], fps=1 / left.episodes[seed].dt))
-    return shown
+    return [
+        report_video.Pair(
+            seed,
+            film(simulator, left[seed], labels[0]),
+            film(simulator, right[seed], labels[1]),
+            fps=1 / left[seed].dt,
+        )
+        for seed in sorted(left.keys() & right.keys())
+    ]
 
 
 def _picture(images: dict[str, np.ndarray]) -> np.ndarray:

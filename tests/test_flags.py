@@ -15,6 +15,7 @@ class Command:
 
     episodes: int = 3  # how many, count
     verbose: bool = False  # say more
+    names: tuple[str, ...] = ()  # several words
     selector: Any = None  # how a candidate is picked
 
 
@@ -40,6 +41,22 @@ def test_a_bare_boolean_flag_means_true():
     assert flags.parse(Command, ["--verbose", "false"], CHOICES).values.verbose is False
 
 
+@pytest.mark.parametrize(
+    "words", [["--names=a,b"], ["--names=[a,b]"], ["--names", "a", "b"], ["--names", "[a, b]"], ["--names", "a,b"]]
+)
+def test_lists_can_be_written_in_any_usual_way(words):
+    assert flags.parse(Command, [*words, "--episodes", "2"], CHOICES).values.names == ("a", "b")
+
+
+def test_a_single_word_is_a_list_of_one():
+    assert flags.parse(Command, ["--names=agentview"], CHOICES).values.names == ("agentview",)
+    assert flags.parse(Command, ["--names=[]"], CHOICES).values.names == ()
+
+
+def test_negative_numbers_are_values():
+    assert flags.parse(Command, ["--episodes", "-3"], CHOICES).values.episodes == -3
+
+
 def test_an_unknown_component_names_the_closest_match_and_the_list():
     with pytest.raises(UnknownComponent, match=r"'argmx'; did you mean 'argmax'\? known: argmax, argmin, first"):
         flags.parse(Command, ["--selector.type=argmx"], CHOICES)
@@ -56,7 +73,7 @@ def test_a_flag_of_a_component_that_was_not_chosen_says_what_to_choose():
 
 
 def test_a_value_of_the_wrong_type_is_one_clear_line():
-    with pytest.raises(flags.FlagError, match="episodes.*'many'.*int"):
+    with pytest.raises(flags.FlagError, match=r"episodes.*'many'.*int"):
         flags.parse(Command, ["--episodes=many"], CHOICES)
 
 

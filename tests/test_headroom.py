@@ -159,7 +159,7 @@ def test_figures_say_what_was_measured(measured):
         assert set(HEADROOM) <= set(figures)
         assert figures["continuation"] == name
         assert (figures["candidates"], figures["points"], figures["rollouts"]) == (N, 2, 4)
-        assert (figures["n_episodes"], figures["seeds"], figures["visited_by"]) == (6, [20, 25], "base")
+        assert (figures["n_episodes"], figures["seeds"], figures["visited_by"]) == (6, list(range(20, 26)), "base")
     assert measured["base"]["pass_at_n"] == measured["steered"]["pass_at_n"]
 
 
@@ -190,7 +190,7 @@ def test_a_budget_stops_early_and_says_how_many_episodes_it_took(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     figures = measure(config=Config(points=(0,), n_episodes=10, budget=35, progress=False), batch_size=8)["base"]
     assert 0 < figures["n_episodes"] < 10
-    assert figures["seeds"] == [20, 19 + figures["n_episodes"]]
+    assert figures["seeds"] == list(range(20, 20 + figures["n_episodes"]))
 
 
 def test_an_episode_that_became_unstable_does_not_count():

@@ -9,8 +9,9 @@ from typing import Any
 
 from .. import flags
 from ..arms import MAIN, SHUFFLED, SUCCESS_ONLY
+from ..playing import Models, Site
 from ..report import Extras
-from ..study import Models, Plan, study
+from ..study import Plan, study
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,8 @@ def run(argv: Sequence[str]) -> int:
             raise flags.FlagError(f"--{name}: expected the folder of a checkpoint, got nothing")
     critics = {MAIN: config.critic, SHUFFLED: config.shuffled_critic, SUCCESS_ONLY: config.success_only_critic}
     models = Models(0, Path(config.policy), {name: Path(path) for name, path in critics.items() if path})
-    robot = config.robot.build(batch_size=config.batch_size, workers=config.workers, n_obs_steps=1, driver="policy")
-    plan = replace(config.plan, videos=0)
-    try:
-        extras = Extras(title=f"robot_value: {task or parsed.names['robot']}")
-        page = study(robot, [models], plan, Path(config.out), f"{parsed.names['robot']}/{task}", extras)
-    finally:
-        robot.close()
+    extras = Extras(title=f"robot_value: {task or parsed.names['robot']}")
+    site, plan = Site(config.robot, config.batch_size, config.workers), replace(config.plan, videos=0)
+    page = study(site, [models], plan, Path(config.out), f"{parsed.names['robot']}/{task}", extras)
     print(f"{page}\n{page.with_name('results.json')}")
     return 0

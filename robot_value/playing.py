@@ -1,0 +1,141 @@
+"""Arms x training seeds played side by side: each process has a robot and the models, and plays one arm at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from . import headroom as oracle
+from .arms import MAIN
+from .evaluate import Arm, Comparison, compare, pool
+from .protocols import Robot
+from .training import load_model
+from .types import Episode
+from .video import Keeper
+from .workers import run_all
+
+
+@dataclass(frozen=True)
+class Models:
+    """What one training seed brings to a study."""
+
+    training_seed: int
+    policy: Path
+    critics: Mapping[str, Path]  # "main", and the controls "shuffled" and "success_only" where they were trained
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Models of one training seed, loaded."""
+
+    training_seed: int
+    policy: Any
+    critics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a study plays. Plain values, so that every process can build a robot of its own."""
+
+    robot: Any  # Config of a robots component
+    batch_size: int = 50  # robots simulated at once
+    workers: int = 2  # processes
+
+    def build(self, workers: int, n_obs_steps: int) -> Robot:
+        return self.robot.build(batch_size=self.batch_size, workers=workers, n_obs_steps=n_obs_steps, driver="policy")
+
+
+@dataclass(frozen=True)
+class Play:
+    """One arm of one training seed."""
+
+    site: Site
+    models: Models
+    arm: Arm
+    seeds: tuple[int, ...]  # environment seeds
+    seed: int  # key of the candidates' noise
+    keep: tuple[int, ...] = ()  # environment seeds whose episodes are wanted
+
+
+def load(models: Models) -> Trained:
+    critics = {name: _model(path) for name, path in models.critics.items()}
+    return Trained(models.training_seed, _model(models.policy), critics)
+
+
+def play_all(
+    processes: ProcessPoolExecutor,
+    site: Site,
+    models: Sequence[Models],
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    seed: int,
+    keep: Sequence[int] = (),
+    what: str = "arms",
+) -> tuple[Comparison, dict[str, dict[int, Episode]]]:
+    """Every arm for every training seed, pooled; and the kept episodes of the first training seed by arm."""
+    jobs = {
+        (i, arm.name): (play, (Play(site, each, arm, tuple(seeds), seed, tuple(keep) if i == 0 else ()),))
+        for i, each in enumerate(models)
+        for arm in arms
+    }
+    done = run_all(processes, jobs, what)
+    per_seed = [join({arm.name: done[i, arm.name][0] for arm in arms}) for i in range(len(models))]
+    return pool(per_seed), {arm.name: done[0, arm.name][1] for arm in arms}
+
+
+def play(job: Play) -> tuple[Comparison, dict[int, Episode]]:
+    trained, keeper = load(job.models), Keeper(job.keep)
+    found = compare(
+        _robot(job.site, trained.policy.spec.n_obs_steps),
+        trained.policy,
+        trained.critics,
+        [job.arm],
+        job.seeds,
+        seed=job.seed,
+        training_seed=trained.training_seed,
+        gamma=getattr(trained.critics[MAIN], "gamma", 0.99),
+        watchers=lambda arm: (keeper,) if job.keep else (),
+        progress=False,
+    )
+    return found, keeper.episodes
+
+
+def measure_all(
+    processes: ProcessPoolExecutor,
+    site: Site,
+    models: Models,
+    arm: Arm,
+    seeds: Sequence[int],
+    seed: int,
+    config: oracle.Config,
+) -> dict[str, dict[str, Any]]:
+    """Headroom of one training seed, its episodes dealt out to the processes; each has the whole time budget."""
+    parts = max(1, min(site.workers, config.n_episodes))
+    seeds = tuple(seeds[: config.n_episodes])
+    calls = {i: (measure, (Play(site, models, arm, seeds[i::parts], seed), config)) for i in range(parts)}
+    return oracle.figures(list(run_all(processes, calls, "headroom").values()), arm, config)
+
+
+def measure(job: Play, config: oracle.Config) -> oracle.Trials:
+    trained = load(job.models)
+    robot = _robot(job.site, trained.policy.spec.n_obs_steps)
+    quiet = replace(config, progress=False)
+    return oracle.measure(robot, trained.policy, trained.critics, job.arm, job.seeds, seed=job.seed, config=quiet)
+
+
+def join(comparisons: Mapping[str, Comparison]) -> Comparison:
+    """Arms that were played apart, on the same environment seeds by the same models, as one comparison."""
+    first = next(iter(comparisons.values()))
+    return replace(first, arms={name: found.arms[name] for name, found in comparisons.items()})
+
+
+_model = cache(load_model)  # a process plays many arms with the same checkpoints
+
+
+@cache
+def _robot(site: Site, n_obs_steps: int) -> Robot:
+    return site.build(0, n_obs_steps)
