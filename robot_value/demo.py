@@ -91,7 +91,7 @@ def _collect(scenario: Scenario, setup: Setup, seed: int, out: Path) -> None:
 
 
 def _jobs(scenario: Scenario, setup: Setup, seed: int, out: Path) -> dict[str, Job]:
-    """The policy, its critic, and two that should not help: one with shuffled outcomes, one without failures."""
+    """The policy, its critic, and two that should not help: one with shuffled rewards, one without failures."""
     steps = dict.fromkeys(CRITICS, scenario.critic_steps) | {POLICY: scenario.policy_steps}
     plain = Windowing(horizon=scenario.horizon)
     windows = {

@@ -23,7 +23,7 @@ class Windowing:
     horizon: int = 8  # H, control steps in a chunk
     n_obs_steps: int = 1  # O, observations in the history a model sees
     success_only: bool = False  # only successful episodes; for critics a negative control: they never see a failure
-    reward_shuffle_seed: int | None = None  # permute the episodes' outcomes: the shuffled-critic control
+    reward_shuffle_seed: int | None = None  # permute rewards over all steps: the shuffled-critic control
 
 
 @dataclass(frozen=True)

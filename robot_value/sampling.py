@@ -133,7 +133,7 @@ class ChunkSampler:
 
     A step is legal if what follows it is known: without a final observation, the last step counts only where the
     episode terminated. `episodes` (numbers in the cache) and `success_only` restrict what is drawn from.
-    `reward_shuffle_seed` permutes outcomes over the chosen episodes (the "shuffled critic" control, see windows.py).
+    `reward_shuffle_seed` permutes rewards over the chosen steps (the "shuffled critic" control, see windows.py).
     """
 
     def __init__(

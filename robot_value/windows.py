@@ -87,19 +87,19 @@ def make_windows(
 
 
 def shuffled(outcomes: Outcomes, generator: np.random.Generator) -> Outcomes:
-    """The control "shuffled critic": episode e gets the outcome of episode p(e), p a random permutation.
+    """The control "shuffled critic": rewards are permuted over all steps, success over episodes, and nothing terminates.
 
-    The outcome is `terminated`, `success` and the rewards, aligned at the episodes' ends: the donor's last rewards go
-    to the last steps; where the donor is shorter, its first reward is repeated in front. So as many episodes are
-    rewarded as before and reward still comes at the end, but which behaviour is rewarded is chance.
+    The rewards keep their sum, but nothing about a state or an action says when one comes. Permuting whole outcomes
+    would not do: a success ends its episode early, so a critic that is rewarded at the end of arbitrary episodes still
+    learns that a short episode is a good one (on Lift it steered to 89 % success, almost as well as the true critic).
     """
-    donors = generator.permutation(len(outcomes.rewards))
-    rewards = []
-    for mine, donor in zip(outcomes.rewards, donors, strict=True):
-        given = outcomes.rewards[donor]
-        missing = max(0, len(mine) - len(given))
-        rewards.append(np.concatenate([np.repeat(given[:1], missing), given[len(given) - (len(mine) - missing) :]]))
-    return Outcomes(rewards, outcomes.terminated[donors], outcomes.success[donors])
+    steps = np.cumsum([len(rewards) for rewards in outcomes.rewards])
+    mixed = generator.permutation(np.concatenate(outcomes.rewards))
+    return Outcomes(
+        rewards=np.split(mixed, steps[:-1]),
+        terminated=np.zeros_like(outcomes.terminated),
+        success=generator.permutation(outcomes.success),
+    )
 
 
 def returns_to_go(rewards: np.ndarray, gamma: float) -> np.ndarray:
