@@ -87,7 +87,7 @@ def make_windows(
 
 
 def shuffled(outcomes: Outcomes, generator: np.random.Generator) -> Outcomes:
-    """The control "shuffled critic": rewards are permuted over all steps, success over episodes, and nothing terminates.
+    """The control "shuffled critic": rewards permuted over all steps, success over episodes, and nothing terminates.
 
     The rewards keep their sum, but nothing about a state or an action says when one comes. Permuting whole outcomes
     would not do: a success ends its episode early, so a critic that is rewarded at the end of arbitrary episodes still
