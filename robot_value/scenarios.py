@@ -71,7 +71,7 @@ LIFT = Scenario(
     policy=Part("flow"),
     policy_steps=6000,
     critic=Part("iql", {"members": 2, "target": "v"}),
-    critic_steps=2000,
+    critic_steps=1500,
     camera=VIDEO,
 )
 

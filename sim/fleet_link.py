@@ -57,7 +57,8 @@ class ProcessLink:
         )
         theirs.close()
         self._connection = Connection(ours.detach())
-        self.send((list(sys.path), pickle.dumps((config, driver))))
+        self.send(list(sys.path))
+        self.send((config, driver))
 
     def send(self, message: Any) -> None:
         try:

@@ -25,13 +25,12 @@ def main() -> None:
 
 
 def serve(connection: Connection) -> None:
-    """First message: (sys.path, pickled (config, driver)); then lists of calls on Rows, answered in order."""
+    """First sys.path, then (config, driver), then lists of calls on Rows, which are answered in order."""
     try:
-        path, setup = connection.recv()
-        sys.path[:] = path
+        sys.path[:] = connection.recv()
         from .fleet_rows import Rows
 
-        config, driver = pickle.loads(setup)  # from our own parent, through a pipe
+        config, driver = connection.recv()  # may need the path to be imported
         rows = Rows(config.simulator(), driver)
         _send(connection, ("done", [rows.hello()]))
         while True:

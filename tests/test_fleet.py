@@ -417,7 +417,8 @@ def test_a_worker_answers_calls_in_order_and_reports_what_failed():
     ours, theirs = Pipe()
     thread = threading.Thread(target=serve, args=(theirs,))
     thread.start()
-    ours.send((list(sys.path), pickle.dumps((Config(raise_at=2), "policy"))))
+    ours.send(list(sys.path))
+    ours.send((Config(raise_at=2), "policy"))
     kind, (hello,) = ours.recv()
     assert kind == "done" and hello.tasks == ("walk", "run") and hello.max_steps == 20
     ours.send([("reset", 0, "walk", 3), ("reset", 1, "walk", 4)])
