@@ -57,11 +57,11 @@ LIFT_FAULTS = {"preset": "biased_majority", "p_offset": 0.6, "p_premature": 0.1}
 
 LIFT = Scenario(
     title="robosuite Lift, biased-majority demonstrations",
-    robot=Part("robosuite", {"task": "Lift", "quality": LIFT_FAULTS}),
+    robot=Part("robosuite", {"task": "Lift", "quality": LIFT_FAULTS, "max_steps": 64}),
     made=(
         "A scripted expert with privileged state plays Lift with designed faults: in 60 % of the episodes it "
         "grasps 3.5 cm off to the same side, in 10 % it closes the gripper too early, always with a random servo "
-        "gain and correlated noise; failures go on to the time limit. The majority shares one mistake, so "
+        "gain and correlated noise; failures go on to the limit of 64 steps. The majority shares one mistake, so "
         "averaging candidates without a critic averages the mistake in. The mix was chosen because a critic "
         "matters there: with faults in all directions (preset symmetric) the plain average of the candidates wins "
         "without any critic."
