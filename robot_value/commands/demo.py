@@ -23,7 +23,8 @@ class Demo:
     scenario: str = "lift"  # lift | can | cube (OGBench)
     out: str = "outputs/demo"  # folder of everything the demonstration makes
     setup: Setup = Setup()  # how large
-    plan: Plan = Plan(validation_episodes=40, headroom_seconds=45)  # what is compared; N and temperatures are the scenario's own
+    # what is compared; N and temperatures are the scenario's own unless they are given here
+    plan: Plan = Plan(validation_episodes=40, headroom_seconds=45)
 
 
 def run(argv: Sequence[str]) -> int:
