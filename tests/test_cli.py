@@ -10,6 +10,7 @@ from draccus.wrappers.docstring import get_attribute_docstring, get_preferred_he
 
 from robot_value import cli, components
 from robot_value.commands import bench
+from robot_value.commands import demo as demo_command
 from robot_value.commands.collect import Collect
 from robot_value.commands.data import Inspect
 from robot_value.commands.demo import Demo
@@ -197,6 +198,23 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(bench, "run", interrupted)
     assert cli.main(["bench", "sampling"]) == 130
     assert "run the same command again" in error(capsys)
+
+
+def test_the_demo_takes_candidates_and_temperatures_from_its_scenario_unless_told(monkeypatch, tmp_path, capsys):
+    plans = []
+
+    def remember(scenario, setup, plan, out):
+        plans.append((scenario, setup, plan))
+        return out / "report.html"
+
+    monkeypatch.setattr(demo_command, "run_demo", remember)
+    assert cli.main(["demo", "--scenario=cube", f"--out={tmp_path}"]) == 0
+    assert cli.main(["demo", "--scenario=cube", "--plan.temperatures=2", "--setup.training_seeds=1"]) == 0
+    assert cli.main(["demo", "--scenario=cub"]) == 2
+    (scenario, _, first), (_, setup, second) = plans
+    assert first.temperatures == scenario.temperatures and first.candidates == scenario.candidates
+    assert second.temperatures == (2.0,) and setup.training_seeds == 1
+    assert "results.json" in capsys.readouterr().out
 
 
 def test_the_command_is_installed_with_the_package():

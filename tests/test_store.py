@@ -3,7 +3,10 @@
 import json
 import os
 import random
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from recorded import assert_same, make_episode, make_spec
 
 from robot_value.episodes import EpisodeDamaged, EpisodeStore, StoreError
 from robot_value.types import SpecMismatch
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -125,17 +130,31 @@ def test_a_spec_that_chose_a_horizon_may_be_recorded(store):
     assert store.read(store.append(episode)).spec == store.spec
 
 
-def test_only_one_writer_may_hold_the_store_and_a_forked_worker_does_not_inherit_it(store):
+def test_only_one_writer_may_hold_the_store(store):
     with pytest.raises(StoreError, match=rf"is being written by process {os.getpid()}; expected one writer"):
         EpisodeStore.open(store.path, "a")
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if store._lock._handle is None else 1)
-    assert os.waitpid(pid, 0)[1] == 0
     store.close()
     EpisodeStore.open(store.path, "a").close()
     with pytest.raises(StoreError, match="open for reading"):
         EpisodeStore.open(store.path).append(full_episode(store.spec))
+
+
+FORKING = """
+import os, sys
+from robot_value.episodes.store import EpisodeStore
+store = EpisodeStore.open(sys.argv[1], "a")
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if store._lock._handle is None else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_forked_worker_does_not_inherit_the_writer_s_lock(store):
+    store.close()
+    # a small process forks: pytest's own, with torch and MuJoCo in it, may be too large to
+    done = subprocess.run([sys.executable, "-c", FORKING, str(store.path)], cwd=ROOT, check=False)
+    assert done.returncode == 0
 
 
 def test_wrong_paths_and_modes_are_answered_with_one_clear_line(tmp_path, store):
