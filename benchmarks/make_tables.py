@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results" / "README.md")
-BLOCK = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (results|bench): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> int:
@@ -31,10 +31,13 @@ def main() -> int:
 
 
 def filled(page: Path) -> str:
-    """The page with every `<!-- results: path -->` block made anew."""
+    """The page with every `<!-- results: path -->` and `<!-- bench: name -->` block made anew."""
 
     def block(match: re.Match[str]) -> str:
-        return match[1] + table(json.loads((ROOT / match[2]).read_text(encoding="utf-8"))) + match[3]
+        if match[2] == "bench":
+            found = json.loads((ROOT / "docs" / "results" / f"bench_{match[3]}.json").read_text(encoding="utf-8"))
+            return match[1] + "\n".join(BENCHES[match[3]](found)) + "\n" + match[4]
+        return match[1] + table(json.loads((ROOT / match[3]).read_text(encoding="utf-8"))) + match[4]
 
     return BLOCK.sub(block, page.read_text(encoding="utf-8"))
 
@@ -75,6 +78,85 @@ def sentences(results: dict[str, Any]) -> list[str]:
         )
     return [" ".join(parts)]
 
+
+def act(found: dict[str, Any]) -> list[str]:
+    lines = ["| networks | best of 1 | 8 | 32 | 128 | best-of-32 / best-of-1 |", "|---|---|---|---|---|---|"]
+    for row in found["sizes"]:
+        ms = " | ".join(f"{row['latency'][n]['ms']:.1f} ms" for n in ("1", "8", "32", "128"))
+        lines.append(f"| {row['size']} | {ms} | {with_interval(row, 'ratio')}, at most {found['gate']:g} wanted |")
+    return lines
+
+
+def training(found: dict[str, Any]) -> list[str]:
+    peak = " and ".join(f"{x:.0f}" for x in found["peak_gflops"])
+    lines = [f"Matrix products peak at {peak} GFLOP/s before and after.", ""]
+    lines += ["| model | updates/s | share of the peak |", "|---|---|---|"]
+    for row in found["rows"]:
+        share = "no verdict" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
+        lines.append(f"| {row['name']} | {row['updates_per_s']:.0f} | {share} |")
+    return lines
+
+
+def simulation(found: dict[str, Any]) -> list[str]:
+    lines = ["| task | plain robosuite, steps/s | ours | ratio | physics |", "|---|---|---|---|---|"]
+    for row in found["rows"]:
+        if "plain_steps_per_s" in row:  # other rows are fleets, whose rates depend on the cores
+            same = "identical" if row["bit_identical"] else "DIFFERENT"
+            rates = f"{row['plain_steps_per_s']:.0f} | {row['ours_steps_per_s']:.0f}"
+            lines.append(f"| {row['task']} | {rates} | {with_interval(row, 'ratio')} | {same} |")
+    return lines
+
+
+def sampling(found: dict[str, Any]) -> list[str]:
+    readers = ("zarr", "h5py", "lerobot")
+    lines = [
+        "| data | samples/s | of index_select, all tensors | of index_select, observation + chunk + next only | "
+        + " | ".join(f"{reader}, per sample" for reader in readers)
+        + " |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        rates, lean = row["samples_per_s"], row["windows_ratio"]
+        others = " | ".join(f"{rates[reader]:.0f}" for reader in readers)
+        lines.append(
+            f"| {row['name']} | {rates['sampler']:.0f} | {with_interval(row, 'ratio')} | {lean[0]:.2f} | {others} |"
+        )
+    return lines
+
+
+def experts(found: dict[str, Any]) -> list[str]:
+    lines = ["| task | successes | rate | median steps |", "|---|---|---|---|"]
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['task']} | {row['successes']}/{row['episodes']} | {with_interval(row, 'success')} "
+            f"| {row['steps_median']:g} |"
+        )
+    return lines
+
+
+def ablation(found: dict[str, Any]) -> list[str]:
+    lines = ["| default | on | off | difference | 95 % interval | n |", "|---|---|---|---|---|---|"]
+    for name, row in found["rows"].items():
+        gap = row["difference"]
+        lines.append(
+            f"| {name} | {row['on']['success']:.2f} | {row['off']['success']:.2f} | {gap['mean']:+.2f} | "
+            f"[{gap['ci95'][0]:+.2f}, {gap['ci95'][1]:+.2f}] | {row['on']['n']} |"
+        )
+    return lines
+
+
+def with_interval(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+
+
+BENCHES = {
+    "act": act,
+    "training": training,
+    "simulation": simulation,
+    "sampling": sampling,
+    "experts": experts,
+    "ablation": ablation,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
