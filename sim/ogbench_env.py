@@ -12,9 +12,12 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from mujoco.rendering.classic import gl_context as renderer_contexts
 
 from robot_value.components import UnknownComponent, unknown
 from robot_value.types import ActionPart
+
+from .robosuite_render import gl_context
 
 # family -> (module and class below ogbench.manipspace.envs, env_type, OGBench's step limit)
 FAMILIES: dict[str, tuple[str, str, str, int]] = {
@@ -79,6 +82,8 @@ def make_env(family: str, dt: float, image_size: int) -> Any:
     look = (
         {"ob_type": "pixels", "visualize_info": False, "width": image_size, "height": image_size} if image_size else {}
     )
+    if image_size:
+        renderer_contexts.GLContext = gl_context  # else mujoco.Renderer takes what suited when mujoco was imported
     order = {} if family.startswith("puzzle") else {"permute_blocks": False}
     env = seedable(env_type, physics_timestep=TIMESTEP, control_timestep=dt, **look, **order)
     env.reset(seed=0)  # compiles; only later resets take the path that is the same every time

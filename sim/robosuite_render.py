@@ -22,7 +22,7 @@ class Renderer:
         height, width = size
         model.vis.quality.offsamples = samples
         model.vis.global_.offheight, model.vis.global_.offwidth = height, width
-        self._gl = _gl_context(width, height)
+        self._gl = gl_context(width, height)
         self._gl.make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
@@ -53,7 +53,7 @@ class Renderer:
         self._gl.free()
 
 
-def _gl_context(width: int, height: int):
+def gl_context(width: int, height: int):
     """MUJOCO_GL's context, EGL where it is unset on Linux; independent of how mujoco was first imported."""
     default = {"linux": "egl", "darwin": "cgl"}.get(sys.platform, "glfw")
     name = os.environ.setdefault("MUJOCO_GL", default).lower()

@@ -235,6 +235,22 @@ def test_images_are_rendered_when_asked_for_and_restored(child):
     assert "rendered" in child.stdout, child.stderr
 
 
+def test_images_need_no_environment_variable_and_no_display():
+    # mutation: do not hand our GL context to mujoco.Renderer
+    if ctypes.util.find_library("EGL") is None:
+        pytest.skip("no EGL library on this machine")
+    script = (
+        "from robot_value.sim.ogbench_robot import Config\n"
+        "sim = Config(task='cube-single-task1', image_size=32).simulator()\n"
+        "print(sim.reset(sim.tasks[0], 0).images['front_pixels'].std() > 1)"
+    )
+    hidden = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY")
+    variables = {name: value for name, value in os.environ.items() if name not in hidden}
+    variables["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 def test_the_global_random_state_is_left_alone():
     # mutation: do not restore it in `_global_numpy`
     sim = simulator()
