@@ -79,7 +79,7 @@ def measure(name: str, seconds: float) -> dict:
     }
 
 
-def build(policy: flow.Config, critic: iql.Config, horizon: int) -> tuple[flow.FlowPolicy, iql.IQL, Observation]:
+def build(policy: flow.Config, critic: iql.Config, horizon: int) -> tuple[flow.FlowPolicy, ChunkCritic, Observation]:
     arm = ActionPart("arm", 0, ACTION, "other", "1", (-1.0,) * ACTION, (1.0,) * ACTION)
     names = tuple(f"s{i}" for i in range(STATE))
     spec = Spec((arm,), names, ("1",) * STATE, dt=0.05, horizon=horizon, n_obs_steps=1)

@@ -13,7 +13,8 @@ from .episodes.store import EpisodeStore
 from .learners import Optimization, learner_for
 from .normalize import fit_statistics
 from .sampling import ChunkSampler, split_episodes
-from .training import TrainConfig, choose_device, train_offline
+from .training import TrainConfig, choose_device, load_model, train_offline
+from .windows import return_statistics
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Job:
     training: TrainConfig
     windowing: Windowing = Windowing()
     optimization: Optimization = field(default_factory=Optimization)  # policies only
+    base: str = ""  # checkpoint of the policy whose chunks the critic's backup values, where it asks for one
 
 
 def fit(job: Job) -> Path:
@@ -44,8 +46,11 @@ def fit(job: Job) -> Path:
     windowing, train = job.windowing, job.training
     spec = cache.spec.choose(horizon=windowing.horizon, n_obs_steps=windowing.n_obs_steps)
     statistics = fit_statistics({"state": cache.state, "action": cache.action})
+    statistics["return"] = return_statistics(cache, getattr(job.config, "gamma", 0.99))
     device = choose_device(train.device)
     model = job.config.build(spec, statistics, cache.tasks).to(device)
+    if getattr(model, "needs_policy", False) and job.base:
+        model.attach(load_model(job.base, device))
     train_on, held_out = split_episodes(len(cache), train.validation_fraction, train.seed)
     learner = learner_for(model, train.steps, job.optimization)
     validation = _sampler(job, model, cache, held_out, device) if _enough(job, cache, held_out) else None
@@ -57,7 +62,7 @@ def _sampler(job: Job, model: Any, cache: Cache, episodes: Any, device: Any) -> 
         cache,
         horizon=job.windowing.horizon,
         n_obs_steps=job.windowing.n_obs_steps,
-        offsets=(getattr(model, "scope", job.windowing.horizon),),
+        offsets=getattr(model, "offsets", (job.windowing.horizon,)),
         gamma=getattr(model, "gamma", 0.99),
         batch_size=job.training.batch_size,
         seed=job.training.seed,

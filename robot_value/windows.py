@@ -6,11 +6,12 @@ Steps are padded per episode by repeating the last action (reward 0), so that on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .episodes.cache import Cache
+from .normalize import Statistics
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,26 @@ def returns_to_go(rewards: np.ndarray, gamma: float) -> np.ndarray:
         total = reward + gamma * total
         result.append(total)
     return np.array(result[::-1], np.float32)
+
+
+def return_statistics(cache: Cache, gamma: float) -> Statistics:
+    """Of the recorded discounted returns, with `low` and `high` widened to what any policy's value can be.
+
+    A reward that comes with the episode's end is had once; any other could be had at every step, so it counts
+    1 / (1 - gamma) times. Heads with a fixed support of returns (C51, HL-Gauss) take it from here.
+    """
+    recorded = [
+        returns_to_go(np.asarray(cache.reward[start : start + steps]), gamma)
+        for start, steps in zip(cache.step_start, cache.steps, strict=True)
+    ]
+    last = np.zeros(len(cache.reward), bool)
+    last[(cache.step_start + cache.steps - 1)[cache.terminated & (cache.steps > 0)]] = True
+    repeated = np.asarray(cache.reward)[~last]
+    forever = 1 / (1 - gamma) if gamma < 1 else float(cache.steps.max())
+    returns = Statistics.fit((each[:, None] for each in recorded), "return")
+    low = min(float(returns.low[0]), forever * float(repeated.min(initial=0.0)))
+    high = max(float(returns.high[0]), forever * float(repeated.max(initial=0.0)))
+    return replace(returns, low=np.array([low]), high=np.array([high]))
 
 
 def _chosen(cache: Cache, episodes: Sequence[int] | np.ndarray | None, success_only: bool) -> np.ndarray:

@@ -22,6 +22,7 @@ class Train:
     windowing: Windowing = Windowing()  # which windows of which episodes
     training: TrainConfig = TrainConfig()  # how long, where to, how often to look
     optimization: Optimization = Optimization()  # of a policy; a critic's is in its own flags
+    base: str = ""  # checkpoint of the policy to be steered, for critics whose backup asks it (qc)
 
 
 CHOICES = {"policy": flags.Choice("policies", None), "critic": flags.Choice("critics", None)}
@@ -35,6 +36,6 @@ def run(argv: Sequence[str]) -> int:
             f"expected one of --policy.type and --critic.type, got {' and '.join(chosen) or 'neither'}"
         )
     model = getattr(config, chosen[0])
-    folder = fit(Job(config.data, model, config.training, config.windowing, config.optimization))
+    folder = fit(Job(config.data, model, config.training, config.windowing, config.optimization, config.base))
     print(f"{folder}")
     return 0
