@@ -1,4 +1,8 @@
-"""N chunks per row from a policy, and their values: the expensive half of a best-of-N backup, without gradients."""
+"""N chunks per row from a policy, and their values: the expensive half of a best-of-N backup, without gradients.
+
+`precision` off | auto | float32 | bfloat16 says whether the networks run packed, see networks/packed.py. Weights are
+packed once per call, that is once per update.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..networks.packed import packed
 from ..networks.seeding import normal
 from ..sampling import TensorObservation
 from ..types import Features
@@ -27,17 +32,24 @@ def propose(
     """float32[B, n, H, A] in spec units, NaN where the policy gave no finite chunk."""
     context = Features(policy.encoder(observation))
     shape = (len(observation.state), n, policy.spec.horizon, policy.spec.action_dim)
-    return policy.sample(context, n, normal(shape, observation.state.device, generator))[0]
+    noise = normal(shape, observation.state.device, generator)
+    with packed(policy, precision):
+        return policy.sample(context, n, noise)[0]
 
 
 @torch.no_grad()
 def values(
-    q: Callable[[Tensor, Tensor], Tensor], features: Tensor, chunks: Tensor, tile: int = 2048, precision: str = "off"
+    q: nn.Module | Callable[[Tensor, Tensor], Tensor],  # (features [rows, F], chunk [rows, k, A]) -> [E, rows]
+    features: Tensor,
+    chunks: Tensor,
+    tile: int = 2048,
+    precision: str = "off",
 ) -> Tensor:
     """features [B, F], chunks [B, n, k, A] normalized -> [E, B, n]."""
     n = chunks.shape[1]
     rows, conditions = chunks.flatten(0, 1), features.repeat_interleave(n, 0)
-    pieces = [q(conditions[i : i + tile], rows[i : i + tile]) for i in range(0, len(rows), tile)]
+    with packed(q, precision):
+        pieces = [q(conditions[i : i + tile], rows[i : i + tile]) for i in range(0, len(rows), tile)]
     return torch.cat(pieces, 1).unflatten(1, (-1, n))
 
 

@@ -31,9 +31,14 @@ def aggregate(values: Tensor, how: str, rho: float = 0.0, subset: int = 2) -> Te
 # E min over a random m-subset of E = sum_i Q_(i) C(E - i, m - 1) / C(E, m), Q_(1) <= ... <= Q_(E)
 def expected_subset_min(values: Tensor, subset: int) -> Tensor:
     """values [E, ...] -> [...]."""
-    members = _check_subset(len(values), subset)
+    return torch.tensordot(subset_shares(len(values), subset, values), values.sort(0).values, 1)
+
+
+def subset_shares(members: int, subset: int, like: Tensor) -> Tensor:
+    """[members]: how often the i-th smallest is the least of a random subset; flipped, how often it is the largest."""
+    _check_subset(members, subset)
     share = [math.comb(members - i, subset - 1) / math.comb(members, subset) for i in range(1, members + 1)]
-    return torch.tensordot(torch.tensor(share, device=values.device), values.sort(0).values, 1)
+    return torch.tensor(share, dtype=like.dtype, device=like.device)
 
 
 def pool(
@@ -65,7 +70,6 @@ def spread(values: Tensor) -> Tensor:
     return values.std(0, correction=0)
 
 
-def _check_subset(members: int, subset: int) -> int:
+def _check_subset(members: int, subset: int) -> None:
     if not 1 <= subset <= members:
-        raise ValueError(f"subset: expected 1 to the {members} members of the ensemble, got {subset}")
-    return members
+        raise ValueError(f"subset: expected 1 to the {members} there are, got {subset}")

@@ -26,22 +26,24 @@ def sample_chunks(
 ) -> Tensor:
     """All B * N candidates as one batch: a tile at a time through all steps, or step by step where a guide looks on."""
     n = noise.shape[1]
-    condition = condition.repeat_interleave(n, 0)
     if guide is not None:
+        conditions = condition.repeat_interleave(n, 0)
 
         def predict(x: Tensor, t: float) -> Tensor:
             def rows(x: Tensor, condition: Tensor) -> Tensor:
                 return in_tiles(lambda x, c: network(x, t, c), tile, (x, condition))
 
-            return on_finite_rows(rows, x.flatten(0, 1), condition).view_as(x)
+            return on_finite_rows(rows, x.flatten(0, 1), conditions).view_as(x)
 
         return integrate(predict, noise, guide, prefix)
 
-    def path(noise: Tensor, condition: Tensor, prefix: Tensor | None) -> Tensor:
-        return integrate(lambda x, t: network(x[:, 0], t, condition)[:, None], noise, None, prefix)
+    def path(noise: Tensor, row: Tensor, prefix: Tensor | None) -> Tensor:
+        own = condition[row]  # repeated a tile at a time, and so never out of cache
+        return integrate(lambda x, t: network(x[:, 0], t, own)[:, None], noise, None, prefix)
 
+    row = torch.arange(len(condition), device=noise.device).repeat_interleave(n)
     prefix = None if prefix is None else prefix.repeat_interleave(n, 0)
-    return in_tiles(path, tile, (noise.flatten(0, 1)[:, None], condition, prefix)).view_as(noise)
+    return in_tiles(path, tile, (noise.flatten(0, 1)[:, None], row, prefix)).view_as(noise)
 
 
 def check_horizon(spec: Spec) -> None:
