@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from .episodes.cache import Cache
+from .goals import NEVER, GoalConfig, Labels, choose_goals, label
 from .types import Observation
 from .windows import Windows, make_windows
 
@@ -32,10 +33,12 @@ class TensorObservation:
     images: dict[str, torch.Tensor]  # camera name -> uint8[B, O, h, w, 3]
     task: torch.Tensor  # int64[B], index into tasks
     tasks: tuple[str, ...]
+    goal: TensorObservation | None = None  # what the robots should reach; its last frame counts
 
     def to(self, device: torch.device | str) -> TensorObservation:
         images = {name: image.to(device) for name, image in self.images.items()}
-        return TensorObservation(self.state.to(device), images, self.task.to(device), self.tasks)
+        goal = None if self.goal is None else self.goal.to(device)
+        return TensorObservation(self.state.to(device), images, self.task.to(device), self.tasks, goal)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,12 @@ class ChunkBatch:
     weight: torch.Tensor  # float32[B]
     success: torch.Tensor  # float32[B], of the episode: 1, 0, NaN where nobody knows
     index: torch.Tensor  # int64[B], row of the window's first action in the cache
+    next_chunks: dict[int, torch.Tensor] = field(default_factory=dict)  # offset k -> float32[B, H, A] from t + k on
+
+    @property
+    def goal(self) -> TensorObservation | None:
+        """Towards what rewards and terminations were relabelled; every observation of the batch carries it."""
+        return self.observation.goal
 
 
 def returns(batch: ChunkBatch, gamma: float, k: int) -> torch.Tensor:
@@ -78,6 +87,7 @@ def to_tensors(observation: Observation, device: torch.device | str = "cpu") -> 
         },
         task=torch.tensor([tasks.index(text) for text in observation.task], dtype=torch.int64, device=device),
         tasks=tasks,
+        goal=None if observation.goal is None else to_tensors(observation.goal, device),
     )
 
 
@@ -104,14 +114,18 @@ class Group:
     weight: Rows
     success: Rows
     index: Rows
+    goal: tuple[torch.Tensor, Rows] | None  # rows of the images int64[group, B], and states
+    next_chunks: list[Rows]  # per offset, empty unless asked for
 
     def batch(
         self, i: int, pixels: Callable[[torch.Tensor], dict[str, torch.Tensor]], tasks: tuple[str, ...]
     ) -> ChunkBatch:
         """The i-th batch, its images fetched now."""
-        task = self.task[i]
+        task, goal = self.task[i], None
+        if self.goal is not None:
+            goal = TensorObservation(self.goal[1][i], pixels(self.goal[0][i]), task, tasks)
         now, *after = [
-            TensorObservation(states[i], pixels(rows[i]), task, tasks)
+            TensorObservation(states[i], pixels(rows[i]), task, tasks, goal)
             for rows, states in zip(self.rows, self.states, strict=True)
         ]
         return ChunkBatch(
@@ -125,6 +139,7 @@ class Group:
             self.weight[i],
             self.success[i],
             self.index[i],
+            {k: rows[i] for k, rows in zip(self.offsets, self.next_chunks, strict=False)},
         )
 
 
@@ -134,6 +149,7 @@ class ChunkSampler:
     A step is legal if what follows it is known: without a final observation, the last step counts only where the
     episode terminated. `episodes` (numbers in the cache) and `success_only` restrict what is drawn from.
     `reward_shuffle_seed` permutes rewards over the chosen steps (the "shuffled critic" control, see windows.py).
+    `goals` gives every window a recorded frame as its goal, and rewards and terminations towards it (see goals.py).
     """
 
     def __init__(
@@ -149,6 +165,8 @@ class ChunkSampler:
         device: torch.device | str = "cpu",
         success_only: bool = False,
         reward_shuffle_seed: int | None = None,
+        next_chunks: bool = False,  # also the chunks that were recorded from every offset on, for SARSA
+        goals: GoalConfig | None = None,
     ):
         self.cache = cache
         self.horizon, self.n_obs_steps = horizon, n_obs_steps
@@ -159,9 +177,19 @@ class ChunkSampler:
         if min(horizon, n_obs_steps, batch_size, *self.offsets) < 1:
             got = f"{horizon}, {n_obs_steps}, {batch_size} and {self.offsets}"
             raise ValueError(f"horizon, n_obs_steps, batch_size and offsets: expected >= 1, got {got}")
-        self.windows = make_windows(cache, self.length, gamma, episodes, success_only, reward_shuffle_seed)
+        self.next_chunks = next_chunks
+        padding = self.length + (horizon if next_chunks else 0)
+        if goals and reward_shuffle_seed is not None:
+            raise ValueError(
+                "reward_shuffle_seed: expected None with goals, which replace the rewards that it permutes"
+            )
+        self.goals = goals
+        self.windows = make_windows(
+            cache, padding, gamma, episodes, success_only, reward_shuffle_seed, endless=goals is not None
+        )
         self._episode, self._table = torch.from_numpy(self.windows.episode), _table(self.windows)
         self._success = torch.from_numpy(self.windows.success)
+        self._frames = _frames(self.windows)
         left, ahead = torch.arange(self.length + 2)[:, None], torch.arange(self.length)
         self._valid = (ahead < left).to(self.device)  # bool[L + 2, L], by the number of steps left
         self._ends = (ahead == left - 1).to(self.device)  # bool[L + 2, L], is this the episode's last step
@@ -172,7 +200,7 @@ class ChunkSampler:
         self._mc_return = _tensor(self.windows.mc_return).to(self.device)
         self._group_size = self._batches_per_gather()
         self._position = 0
-        self._drawn: tuple[int, torch.Tensor] | None = None  # number of the draw, int32[DRAW, B]
+        self._drawn: tuple[int, torch.Tensor, torch.Tensor] | None = None  # number, int32[DRAW, B], [DRAW, B, 2 or 0]
         self._group: Group | None = None
 
     def __len__(self) -> int:
@@ -183,7 +211,7 @@ class ChunkSampler:
         """The next batch; no other batch shares its memory."""
         within = self._position % self._group_size
         if within == 0 or self._group is None:
-            self._group = self._gather(self._starts(self._position - within))
+            self._group = self._gather(*self._draws(self._position - within))
         self._position += 1
         return self._group.batch(within, self._pixels if self._images else _no_pixels, self.cache.tasks)
 
@@ -205,24 +233,34 @@ class ChunkSampler:
         row = 4 * self._state.shape[1] * self.n_obs_steps * (1 + len(self.offsets)) + 4 * self._actions.shape[1]
         return 1 << max(0, min(DRAW, GROUP_BYTES // (row * self.batch_size)).bit_length() - 1)
 
-    def _starts(self, position: int) -> torch.Tensor:
-        """int32[n], numbers of legal starts; keyed by (seed, draw), so any position can be had directly."""
+    def _draws(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """int32[n], numbers of legal starts, and float64[n, 2] in [0, 1) for their goals (without goals [n, 0]).
+
+        Keyed by (seed, draw), so any position can be had directly.
+        """
         draw, within = divmod(position, DRAW)
         if self._drawn is None or self._drawn[0] != draw:
             generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, draw], np.uint64)))
             starts = generator.integers(0, len(self), (DRAW, self.batch_size), np.int32)
-            self._drawn = draw, torch.from_numpy(starts)
-        return self._drawn[1][within : within + self._group_size].view(-1)
+            chance = generator.random((DRAW, self.batch_size, 2 if self.goals else 0))
+            self._drawn = draw, torch.from_numpy(starts), torch.from_numpy(chance)
+        starts, chance = (drawn[within : within + self._group_size].flatten(0, 1) for drawn in self._drawn[1:])
+        return starts, chance
 
-    def _gather(self, starts: torch.Tensor) -> Group:
+    def _gather(self, starts: torch.Tensor, chance: torch.Tensor) -> Group:
         """Index arithmetic and everything but the images for n = group_size * B rows at once."""
         episode = self._episode.index_select(0, starts)
         to_frame, to_step, to_padded, end, first_frame, last_frame, terminated, task = self._table.index_select(
             0, episode
         ).unbind(1)
-        left = (end - starts).clamp_(max=self.length + 1)  # steps to the episode's end; L + 1: out of sight
+        left = end - starts  # steps to the episode's end
+        seen = left.clamp(max=self.length + 1)  # L + 1: the end is out of sight
         padded = (starts + to_padded).to(self.device)
         now = starts + to_frame
+        if self.goals is None:
+            goal, labels = None, self._recorded(padded, seen * terminated, episode)
+        else:
+            goal, labels = self._towards_goals(chance, now, last_frame, left)
         rows = [self._history(now, first_frame)]
         rows += [self._history(torch.minimum(now + k, last_frame), first_frame) for k in self.offsets]
         return Group(
@@ -231,14 +269,37 @@ class ChunkSampler:
             offsets=self.offsets,
             task=self._split(task),
             chunks=self._split(self._actions.index_select(0, padded), self.horizon, -1),
-            rewards=self._split(self._rewards.index_select(0, padded)),
-            valid=self._split(self._valid.index_select(0, left.to(self.device))),
-            terminated=self._split(self._ends.index_select(0, (left * terminated).to(self.device))),
-            mc_return=self._split(self._mc_return.index_select(0, padded)),
+            rewards=self._split(labels.rewards),
+            valid=self._split(self._valid.index_select(0, seen.to(self.device))),
+            terminated=self._split(labels.terminated),
+            mc_return=self._split(labels.mc_return),
             weight=self._split(torch.ones(len(starts))),
-            success=self._split(self._success.index_select(0, episode)),
+            success=self._split(labels.success),
             index=self._split(starts + to_step),
+            goal=goal,
+            next_chunks=[
+                self._split(self._actions.index_select(0, padded + k), self.horizon, -1)
+                for k in (self.offsets if self.next_chunks else ())
+            ],
         )
+
+    def _recorded(self, padded: torch.Tensor, end: torch.Tensor, episode: torch.Tensor) -> Labels:
+        """end int64[n]: steps to a termination within sight, 0 where there is none."""
+        return Labels(
+            rewards=self._rewards.index_select(0, padded),
+            terminated=self._ends.index_select(0, end.to(self.device)),
+            mc_return=self._mc_return.index_select(0, padded),
+            success=self._success.index_select(0, episode),
+        )
+
+    def _towards_goals(
+        self, chance: torch.Tensor, now: torch.Tensor, last: torch.Tensor, left: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, Rows], Labels]:
+        """The goals' frames and states, and what the windows are worth towards them."""
+        goal = choose_goals(self.goals, self.gamma, chance, now, last, self._frames)
+        distance = torch.where((now <= goal) & (goal <= last), goal - now, NEVER)
+        states = self._split(self._state.index_select(0, goal.to(self.device)), 1, -1)
+        return (goal.view(self._group_size, -1), states), label(self.goals, self.gamma, self.length, distance, left)
 
     def _history(self, frame: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """int64[n * O]: rows of cache.state of the O frames that end in `frame`, never before the first."""
@@ -252,7 +313,7 @@ class ChunkSampler:
         return rows.to(self.device).view(self._group_size, self.batch_size, *(shape or rows.shape[1:])).unbind(0)
 
     def _pixels(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """uint8[B, O, h, w, 3] per camera, from the memory map; through pinned memory to an accelerator."""
+        """uint8[B, O (goals: 1), h, w, 3] per camera, from the memory map; through pinned memory to an accelerator."""
         pixels = {}
         for name, image in self._images.items():
             if self.device.type == "cpu":
@@ -260,7 +321,7 @@ class ChunkSampler:
             else:
                 pinned = torch.empty((len(rows), *image.shape[1:]), dtype=image.dtype, pin_memory=True)
                 chosen = torch.index_select(image, 0, rows, out=pinned).to(self.device, non_blocking=True)
-            pixels[name] = chosen.view(self.batch_size, self.n_obs_steps, *image.shape[1:])
+            pixels[name] = chosen.view(self.batch_size, -1, *image.shape[1:])
         return pixels
 
 
@@ -282,6 +343,12 @@ def _table(windows: Windows) -> torch.Tensor:
         windows.task,
     ]
     return torch.from_numpy(np.stack(columns, axis=1))
+
+
+def _frames(windows: Windows) -> torch.Tensor:
+    """int64[F]: rows of cache.state of every frame of the chosen episodes."""
+    pairs = zip(windows.first_frame.tolist(), windows.last_frame.tolist(), strict=True)
+    return torch.cat([torch.arange(first, last + 1) for first, last in pairs])
 
 
 def _rolling(rows: torch.Tensor, length: int) -> torch.Tensor:

@@ -180,6 +180,7 @@ class Observation:
     episode: np.ndarray  # int64[B], key of the episode's randomness (the seed in simulation, a counter on an arm)
     pending: np.ndarray  # float32[B, P, A], actions already decided and not yet executed, spec units
     committed: np.ndarray  # int64[B], how many of `pending` will be executed before a new decision can take effect
+    goal: Observation | None = None  # of B robots; its last frame is what models with `encoder.goal` are steered to
 
     @property
     def batch_size(self) -> int:
@@ -197,6 +198,7 @@ class Observation:
             episode=self.episode[index],
             pending=self.pending[index],
             committed=self.committed[index],
+            goal=None if self.goal is None else self.goal.rows(index),
         )
 
     def check(self, spec: Spec) -> None:
@@ -208,6 +210,10 @@ class Observation:
                 raise ValueError(f"images: expected camera {camera.name!r}, got {sorted(self.images)}")
             shape = (batch, history, camera.height, camera.width, 3)
             _expect(f"images[{camera.name!r}]", self.images[camera.name], np.uint8, shape)
+        if self.goal is not None:
+            if self.goal.batch_size != batch:
+                raise ValueError(f"goal: expected one per robot ({batch}), got {self.goal.batch_size}")
+            self.goal.check(spec.choose(n_obs_steps=0))  # any history: the last frame counts
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,15 @@ def make_windows(
     episodes: Sequence[int] | np.ndarray | None = None,
     success_only: bool = False,
     reward_shuffle_seed: int | None = None,
+    endless: bool = False,  # take every recorded termination for a time-out
 ) -> Windows:
     """Raises ValueError where nothing is left to sample."""
     chosen = _chosen(cache, episodes, success_only)
     outcomes = _outcomes(cache, chosen)
     if reward_shuffle_seed is not None:
         outcomes = shuffled(outcomes, np.random.default_rng(reward_shuffle_seed))
+    if endless:
+        outcomes = replace(outcomes, terminated=np.zeros_like(outcomes.terminated))
     frames, total = cache.frames[chosen], cache.steps[chosen]
     unknown_end = (frames == total) & ~outcomes.terminated  # what the last action led to was never seen
     steps = total - unknown_end

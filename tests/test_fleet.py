@@ -70,7 +70,7 @@ def flat(outcome):
     """Every array of an outcome, observation included, by name."""
     named = {f.name: getattr(outcome, f.name) for f in fields(outcome)}
     observation = named.pop("observation")
-    named |= {f"observation.{f.name}": getattr(observation, f.name) for f in fields(observation)}
+    named |= {f"observation.{f.name}": getattr(observation, f.name) for f in fields(observation) if f.name != "goal"}
     return {key: value["top"] if isinstance(value, dict) else np.asarray(value) for key, value in named.items()}
 
 

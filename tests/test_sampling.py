@@ -44,6 +44,7 @@ def as_numpy(batch, gamma: float) -> dict:
         "task": {k: [o.tasks[i] for i in o.task] for k, o in seen.items()},
         "returns": {k: returns(batch, gamma, k).numpy() for k in batch.next},
         "bootstrap": {k: bootstrap(batch, gamma, k).numpy() for k in batch.next},
+        "next_chunks": {k: chunks.numpy() for k, chunks in batch.next_chunks.items()},
     }
 
 
@@ -64,6 +65,8 @@ def check_window(got: dict, b: int, episode: Episode, t: int, history: int, gamm
         assert np.array_equal(got["state"][k][b], episode.states[frames])
         assert all(np.array_equal(got["images"][k][name][b], image[frames]) for name, image in episode.images.items())
         assert got["task"][k][b] == episode.task
+    for k, chunks in got["next_chunks"].items():
+        assert np.array_equal(chunks[b], episode.actions[[min(t + k + i, steps - 1) for i in range(horizon)]])
     for k in got["returns"]:
         taken = min(k, steps - t)
         total = sum(gamma**i * float(episode.rewards[t + i]) for i in range(taken))
@@ -72,7 +75,8 @@ def check_window(got: dict, b: int, episode: Episode, t: int, history: int, gamm
         assert abs(got["bootstrap"][k][b] - (0.0 if ended else gamma**taken)) < 1e-6
 
 
-# mutation: `unknown_end` all False in windows.py; `now + k` without the minimum; `left - 1` -> `left` in _ends
+# mutation: `unknown_end` all False in windows.py; `now + k` without the minimum; `left - 1` -> `left` in _ends;
+# `padded + k` -> `padded`, or no room for the next chunk in `padding`
 @settings(max_examples=30, deadline=None)
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 9), st.sampled_from(ENDS)), min_size=1, max_size=5),
@@ -95,13 +99,14 @@ def test_every_window_equals_a_brute_force_over_its_episode(shapes, horizon, his
 
 
 def check_everything(cache, episodes, horizon, history, offsets, gamma) -> None:
-    sampler = ChunkSampler(cache, horizon, history, offsets, gamma, batch_size=64, seed=1)
+    sampler = ChunkSampler(cache, horizon, history, offsets, gamma, batch_size=64, seed=1, next_chunks=True)
     where = [(e, t) for e, episode in enumerate(episodes) for t in range(len(episode))]
     legal = {row for row, (e, t) in enumerate(where) if t < usable_steps(episodes[e])}
     seen = set()
     for _ in range(3):
         batch = as_numpy(sampler.sample(), gamma)
-        assert set(batch["returns"]) == set(sampler.offsets) and batch["chunks"].shape[1] == horizon
+        assert set(batch["returns"]) == set(batch["next_chunks"]) == set(sampler.offsets)
+        assert batch["chunks"].shape[1] == horizon
         for b, row in enumerate(batch["index"].tolist()):
             seen.add(row)
             e, t = where[row]
@@ -118,6 +123,10 @@ def test_each_kind_of_ending_inside_beyond_and_at_the_edge_of_the_chunk(make_cac
         make_episode(spec, steps, steps, final_observed=final, terminated=terminated) for steps in (1, 2, 4, 5, 9)
     ]
     check_everything(make_cache(episodes), episodes, horizon=4, history=2, offsets=(1, 4, 6), gamma=0.9)
+
+
+def test_chunks_that_come_next_are_read_only_where_somebody_asks():
+    assert ChunkSampler(memory_cache([make_episode(make_spec(), 3)]), horizon=2).sample().next_chunks == {}
 
 
 def test_a_hand_computed_chunk_return_and_bootstrap():

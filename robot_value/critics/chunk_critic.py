@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.ema import frozen_copy, lerp_
-from ..networks.observation import EncoderConfig, ObservationEncoder
+from ..networks.observation import EncoderConfig
+from ..networks.policy_features import check_policy, critic_encoder
 from ..networks.seeding import seeded_weights
 from ..normalize import Normalizer, Statistics
 from ..sampling import TensorObservation, to_tensors
 from ..types import Features, Observation, Scores, Spec
+from .auxiliary import Taco, taco_loss
 from .candidates import propose
 from .ensemble import AGGREGATES, aggregate, spread
+from .regularizers import penalty
 
 if TYPE_CHECKING:
     from ..protocols import ChunkPolicy, Context
@@ -56,6 +59,8 @@ class ChunkCritic(nn.Module):
         loss: Callable[[ChunkCritic, ChunkBatch, torch.Generator | None], tuple[Tensor, Metrics]],
         averaged: Sequence[str] = (),  # networks of which `target[name]` is a Polyak average
         values: Callable[[ChunkCritic, Tensor, Tensor], Tensor] | None = None,  # (features, chunk) -> [E, rows]
+        # (features [rows, F], noise [rows, H, A], flow time [rows] or None for seeds) -> [E, rows]; default: refuses
+        noise_values: Callable[[ChunkCritic, Tensor, Tensor, Tensor | None], Tensor] | None = None,
         offsets: Sequence[int] = (),  # steps ahead whose observations the loss asks for; default the scope
         needs_policy: bool = False,  # whether the loss asks `propose`
         after_update: Callable[[ChunkCritic], None] | None = None,  # instead of averaging by config.tau
@@ -68,13 +73,17 @@ class ChunkCritic(nn.Module):
         self.gamma, self.offsets = config.gamma, tuple(offsets) or (self.scope,)
         self.actions = Normalizer.of(statistics, "action", "mean_std")
         with seeded_weights(config.seed):
-            self.encoder = ObservationEncoder(spec, statistics, config.encoder)
+            self.encoder = critic_encoder(spec, statistics, config.encoder)
             for name, network in networks(self).items():
                 self.add_module(name, network)
+            if config.encoder.taco:
+                steps = self.scope if self.scope in self.offsets else min(self.offsets)
+                self.taco = Taco(self.encoder.features, steps, spec)
         self.target = nn.ModuleDict({name: frozen_copy(getattr(self, name)) for name in averaged})
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # updates made
-        self.needs_policy, self._policy = needs_policy, ()
+        self.needs_policy, self._policy = needs_policy or config.encoder.source == "policy", ()
         self._loss, self._values, self._after_update = loss, values, after_update or average_targets
+        self._noise_values = noise_values
         self._weight_decay = weight_decay
         self.optimizer: torch.optim.Optimizer | None = None  # made at the first update, on the device of that time
 
@@ -82,19 +91,46 @@ class ChunkCritic(nn.Module):
 
     @torch.no_grad()
     def encode(self, observation: Observation, policy_context: Context | None = None) -> Features:
-        """The critic's own features; the policy's are not used."""
-        return Features(self.encoder(to_tensors(observation, self.device)))
+        """The critic's own features, or with `encoder.source=policy` what it makes of the policy's."""
+        if self.config.encoder.source == "own":
+            return Features(self.encoder(to_tensors(observation, self.device)))
+        if policy_context is None:
+            raise ValueError("policy_context: expected the policy's (encoder.source=policy), got none")
+        return Features(self.encoder(policy_context.value))
 
     def score(self, context: Features, chunks: Tensor, lengths: Tensor | None = None) -> Scores:
         """chunks float32[B, N, H, A] in spec units; differentiable with respect to them."""
         batch, n = chunks.shape[:2]
         leading = self.actions.normalize(hold_last(chunks, lengths, self.scope).flatten(0, 1))
-        values = self.values(context.repeat(n).value, leading).unflatten(1, (batch, n))
+        return self._scores(self.values(context.repeat(n).value, leading).unflatten(1, (batch, n)))
+
+    def score_noise(self, context: Features, noise: Tensor, time: Tensor | None = None) -> Scores:
+        """What the policy would make of noise float32[B, N, H, A], judged before it does; no part of the protocol.
+
+        Noise is what `policy.sample` takes; with time [B, N] in [0, 1], the sampler's x at that flow time. Raises
+        ValueError where this critic judges finished chunks only.
+        """
+        if self._noise_values is None:
+            raise ValueError("score_noise: expected a critic of noise (noise_critic, faster, hume), got one of chunks")
+        batch, n = noise.shape[:2]
+        time = None if time is None else time.flatten()
+        return self._scores(
+            self._noise_values(self, context.repeat(n).value, noise.flatten(0, 1), time).unflatten(1, (batch, n))
+        )
+
+    def _scores(self, values: Tensor) -> Scores:
+        """values [E, B, N]."""
         value = self.pessimistic(values)
         return Scores(value, spread(values), torch.ones_like(value, dtype=torch.bool))
 
     def loss(self, batch: ChunkBatch, generator: torch.Generator | None = None) -> tuple[Tensor, Metrics]:
         loss, metrics = self._loss(self, batch, generator)
+        if self.config.encoder.taco:
+            metrics = {**metrics, "taco": taco_loss(self, batch, generator)}
+            loss = loss + self.config.encoder.taco * metrics["taco"]
+        if (regularizer := getattr(self.config, "regularizer", None)) is not None:
+            extra, sizes = penalty(self, regularizer, batch, generator)
+            loss, metrics = loss + extra, {**metrics, **sizes}
         return loss, {name: value.detach() for name, value in metrics.items()}
 
     def update(self, batch: ChunkBatch, generator: torch.Generator | None = None) -> Metrics:
@@ -130,6 +166,10 @@ class ChunkCritic(nn.Module):
         return self.features(batch.next[k], generator)
 
     def features(self, observation: TensorObservation, generator: torch.Generator | None = None) -> Tensor:
+        if self.config.encoder.source == "policy":
+            with torch.no_grad():
+                seen = self.policy.encoder(observation)
+            return self.encoder(seen)
         return self.encoder(self.encoder.augment(observation, generator) if self.training else observation)
 
     def propose(self, observation: TensorObservation, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -151,7 +191,12 @@ class ChunkCritic(nn.Module):
     def attach(self, policy: ChunkPolicy) -> None:
         """The policy whose chunks the backup values. It is not part of the critic and not saved with it."""
         self.spec.check(policy.spec, "the policy")
+        self.check_policy(policy)
         self._policy = (policy,)  # a tuple, so that torch does not take it for a submodule
+
+    def check_policy(self, policy: ChunkPolicy) -> None:
+        """Raise ValueError where this critic sees through the eyes of another policy."""
+        check_policy(self.config.encoder, policy)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         kind = torch.optim.AdamW if self._weight_decay else torch.optim.Adam

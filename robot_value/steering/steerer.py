@@ -162,6 +162,8 @@ class Steerer:
         if not hasattr(critic, "score"):
             raise ValueError(f"expected a critic, got {_name(critic)} without score(); is this a policy's checkpoint?")
         self.policy.spec.check(critic.spec, "the critic")
+        if hasattr(critic, "check_policy"):  # it may see through the policy's eyes
+            critic.check_policy(self.policy)
         if critic.scope != self.execute:
             raise ValueError(
                 f"critic scope: expected the {self.execute} steps that will be executed, got {critic.scope}; "
