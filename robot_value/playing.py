@@ -13,7 +13,7 @@ from . import headroom as oracle
 from .arms import MAIN
 from .evaluate import Arm, Comparison, compare, pool
 from .protocols import Robot
-from .training import load_model
+from .training import load_model, load_policy
 from .types import Episode
 from .video import Keeper
 from .workers import run_all
@@ -63,7 +63,7 @@ class Play:
 
 def load(models: Models) -> Trained:
     critics = {name: _model(path) for name, path in models.critics.items()}
-    return Trained(models.training_seed, _model(models.policy), critics)
+    return Trained(models.training_seed, _policy(models.policy), critics)
 
 
 def play_all(
@@ -133,7 +133,7 @@ def join(comparisons: Mapping[str, Comparison]) -> Comparison:
     return replace(first, arms={name: found.arms[name] for name, found in comparisons.items()})
 
 
-_model = cache(load_model)  # a process plays many arms with the same checkpoints
+_model, _policy = cache(load_model), cache(load_policy)  # a process plays many arms with the same checkpoints
 
 
 @cache

@@ -31,6 +31,7 @@ MIXED = Spec(
 )
 SEEN = MIXED.choose(cameras=(Camera("wrist", 16, 16),), language=True)
 TASKS = ("lift", "stack")
+OPTIONS = {"greedy": {"temperature": 1.0}}  # at temperature 0 other noise gives the same chunk
 
 
 def built(kind: str, name: str, spec: Spec):
@@ -39,8 +40,9 @@ def built(kind: str, name: str, spec: Spec):
     statistics = {
         "state": Statistics.fit(rng.standard_normal((100, spec.state_dim)).astype(np.float32)),
         "action": Statistics.fit(rng.uniform(spec.low, spec.high, (100, spec.action_dim)).astype(np.float32)),
+        "return": Statistics.fit(rng.uniform(0, 1, (100, 1)).astype(np.float32)),
     }
-    return components.load(kind, name).Config().build(spec, statistics, TASKS).eval()
+    return components.load(kind, name).Config(**OPTIONS.get(name, {})).build(spec, statistics, TASKS).eval()
 
 
 def seen(spec: Spec):
