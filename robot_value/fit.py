@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .episodes.cache import Cache, open_cache
 from .episodes.store import EpisodeStore
-from .learners import Optimization, learner_for
-from .normalize import fit_statistics
+from .goals import GoalConfig, goal_return_statistics
+from .learners import CriticLearner, Joint, JointLearner, Learner, Optimization, PolicyLearner, learner_for
+from .networks.policy_features import seen_through
+from .normalize import Statistics, fit_statistics
 from .sampling import ChunkSampler, split_episodes
 from .training import TrainConfig, choose_device, load_model, train_offline
+from .types import Spec
 from .windows import return_statistics
 
 
@@ -25,36 +30,84 @@ class Windowing:
     n_obs_steps: int = 1  # O, observations in the history a model sees
     success_only: bool = False  # only successful episodes; for critics a negative control: they never see a failure
     reward_shuffle_seed: int | None = None  # permute rewards over all steps: the shuffled-critic control
+    goals: GoalConfig = GoalConfig()  # which frames become goals, for models with `encoder.goal`
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model to train. Plain values, so that it can be sent to another process."""
+    """A policy, a critic, or both in one run. Plain values, so that it can be sent to another process."""
 
     data: str  # the episode store
     config: Any  # Config of a policy or critic
     training: TrainConfig
     windowing: Windowing = Windowing()
     optimization: Optimization = field(default_factory=Optimization)  # policies only
-    base: str = ""  # checkpoint of the policy whose chunks the critic's backup values, where it asks for one
+    base: str = ""  # checkpoint of a trained policy: a critic's backup or eyes, a policy's flow to stand on
+    policy: Any = None  # Config of the policy that is trained together with the critic `config`
+    joint: Joint = Joint()  # how
+    trained_critic: str = ""  # checkpoint of the critic that a policy's loss asks, where none is trained with it
 
 
 def fit(job: Job) -> Path:
-    """Train (or go on training) and return the last checkpoint's folder."""
+    """Train (or go on training) and return the last checkpoint's folder; of both models, the run's."""
     with EpisodeStore.open(job.data) as store:
         cache = open_cache(store, progress=job.training.progress)
     windowing, train = job.windowing, job.training
     spec = cache.spec.choose(horizon=windowing.horizon, n_obs_steps=windowing.n_obs_steps)
     statistics = fit_statistics({"state": cache.state, "action": cache.action})
-    statistics["return"] = return_statistics(cache, getattr(job.config, "gamma", 0.99))
+    statistics["return"] = _return_statistics(job, cache)
     device = choose_device(train.device)
-    model = job.config.build(spec, statistics, cache.tasks).to(device)
-    if getattr(model, "needs_policy", False) and job.base:
-        model.attach(load_model(job.base, device))
+    learner = make_learner(job, spec, statistics, cache.tasks, device)
+    model = learner.critic.model if isinstance(learner, JointLearner) else learner.model
     train_on, held_out = split_episodes(len(cache), train.validation_fraction, train.seed)
-    learner = learner_for(model, train.steps, job.optimization)
     validation = _sampler(job, model, cache, held_out, device) if _enough(job, cache, held_out) else None
     return train_offline(learner, _sampler(job, model, cache, train_on, device), train, validation)
+
+
+def make_learner(
+    job: Job, spec: Spec, statistics: Mapping[str, Statistics], tasks: Sequence[str], device: torch.device
+) -> Learner:
+    """The models of the job with everything they ask attached, and what trains them."""
+    base = load_model(job.base, device) if job.base else None
+    model = _config(job, base).build(spec, statistics, tasks).to(device)
+    if job.policy is not None:
+        policy = _policy(job.policy, base, spec, statistics, tasks).to(device)
+        return JointLearner(
+            CriticLearner(model), PolicyLearner(policy, job.training.steps, job.optimization), job.joint
+        )
+    if hasattr(model, "update"):
+        if base is not None and getattr(model, "needs_policy", False):
+            model.attach(getattr(base, "target_policy", base))
+    else:
+        model = _policy(job.config, base, spec, statistics, tasks).to(device)
+        if job.trained_critic:
+            _asks_a_critic(model)
+            model.attach(load_model(job.trained_critic, device))
+    return learner_for(model, job.training.steps, job.optimization)
+
+
+def _policy(config: Any, base: Any, spec: Spec, statistics: Mapping[str, Statistics], tasks: Sequence[str]) -> Any:
+    """Built on the base, if there is one: its sizes and its units, whatever the flags or the new data say."""
+    if base is None:
+        return config.build(spec, statistics, tasks)
+    if not isinstance(base.config, type(getattr(config, "base", None))):
+        asked, given = (type(each).__module__.rpartition(".")[2] for each in (config, base.config))
+        raise ValueError(
+            f"base: expected a policy that stands on a {given} one, got {asked}; "
+            "train a critic alone to keep the base as it is"
+        )
+    base.spec.check(spec, "the data")
+    measured = {name: base.statistics[name] for name in ("state", "action") if name in base.statistics}
+    policy = replace(config, base=base.config).build(spec, {**statistics, **measured}, tasks)
+    policy.adopt(base)
+    return policy
+
+
+def _asks_a_critic(policy: Any) -> None:
+    if not hasattr(policy, "attach"):
+        raise ValueError(
+            f"trained_critic: expected a policy whose loss asks a critic, got {type(policy).__name__}; drop the flag"
+        )
 
 
 def _sampler(job: Job, model: Any, cache: Cache, episodes: Any, device: Any) -> ChunkSampler:
@@ -64,13 +117,32 @@ def _sampler(job: Job, model: Any, cache: Cache, episodes: Any, device: Any) -> 
         n_obs_steps=job.windowing.n_obs_steps,
         offsets=getattr(model, "offsets", (job.windowing.horizon,)),
         gamma=getattr(model, "gamma", 0.99),
-        batch_size=job.training.batch_size,
+        batch_size=job.training.batch_size * (1 if job.policy is None else job.joint.critic_updates),
         seed=job.training.seed,
         episodes=episodes,
         device=device,
         success_only=job.windowing.success_only,
         reward_shuffle_seed=job.windowing.reward_shuffle_seed,
+        next_chunks=getattr(model, "next_chunks", False),
+        goals=_goals(job),
     )
+
+
+def _config(job: Job, base: Any) -> Any:
+    """The model's config, with the base policy's width and version where the model sees through its eyes."""
+    encoder = getattr(job.config, "encoder", None)
+    if base is None or encoder is None or encoder.source == "own":
+        return job.config
+    return replace(job.config, encoder=seen_through(encoder, base))
+
+
+def _goals(job: Job) -> GoalConfig | None:
+    return job.windowing.goals if getattr(getattr(job.config, "encoder", None), "goal", False) else None
+
+
+def _return_statistics(job: Job, cache: Cache) -> Statistics:
+    gamma, goals = getattr(job.config, "gamma", 0.99), _goals(job)
+    return return_statistics(cache, gamma) if goals is None else goal_return_statistics(goals, gamma, cache.steps.max())
 
 
 def _enough(job: Job, cache: Cache, held_out: np.ndarray) -> bool:

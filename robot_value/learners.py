@@ -1,6 +1,7 @@
 """What training turns: a model with its optimizer and averages behind `update`, `validate` and `state`.
 
-A policy is trained here (AdamW, cosine, clipped gradients, EMA of weights); a critic brings its own `update`.
+A policy is trained here (AdamW, cosine, clipped gradients, EMA of weights); a critic brings its own `update`; both
+together are trained in turn, each asking the other as it is at that moment.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import draccus
 import torch
 from torch import Tensor, nn
 
+from .mixing import take
 from .networks.ema import EMA
 from .networks.seeding import normal
 from .sampling import ChunkBatch
@@ -31,15 +33,31 @@ class Optimization:
     ema: float = 0.999  # decay of the weight average that is deployed; 0 deploys the weights themselves
 
 
+@dataclass(frozen=True)
+class Joint:
+    """How a critic and a policy are trained in one run."""
+
+    critic_updates: int = 1  # critic updates per policy update, each with a batch of its own; TD3 2, RLPD and EXPO 20
+
+
 class Learner(Protocol):
-    kind: str  # component kind
-    model: nn.Module  # what is trained
-    deployed: nn.Module  # what is validated and saved
-    settings: dict[str, Any]  # JSON values that a continued run must share
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """What is saved, by folder below the run's; "" is the run's own."""
+        ...
 
     def update(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]: ...
 
     def validate(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]: ...
+
+
+class Part(Learner, Protocol):
+    """A learner of one model: a checkpoint."""
+
+    kind: str  # component kind
+    model: nn.Module  # what is trained
+    deployed: nn.Module  # what is validated and saved
+    settings: dict[str, Any]  # JSON values that a continued run must share
 
     def state(self) -> dict[str, Any]: ...
 
@@ -53,10 +71,15 @@ class PolicyLearner:
         """steps: how long training will be, for the cosine."""
         self.model, self.steps, self.step = policy, steps, 0
         self.optimization = o = optimization or Optimization()
-        self.optimizer = torch.optim.AdamW(policy.parameters(), lr=o.lr, weight_decay=o.weight_decay, fused=True)
+        self.trained = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=o.lr, weight_decay=o.weight_decay, fused=True)
         self.settings = draccus.encode(o)
         self.ema = EMA(policy, o.ema)
         self.deployed = self.ema.module
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        return {"": self}
 
     def update(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]:
         lr = self.optimization.lr * cosine(self.step, self.steps, self.optimization.warmup)
@@ -66,7 +89,7 @@ class PolicyLearner:
         loss, metrics = self.model.loss(batch, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optimization.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self.trained, self.optimization.grad_clip)
         self.optimizer.step()
         self.ema.update(self.model, self.step)
         self.step += 1
@@ -96,6 +119,10 @@ class CriticLearner:
         self.settings = {}  # the model's own config says it all
         critic.make_optimizer()
 
+    @property
+    def parts(self) -> dict[str, Part]:
+        return {"": self}
+
     def update(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]:
         self.model.train()
         return self.model.update(batch, generator)
@@ -111,6 +138,47 @@ class CriticLearner:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.model.optimizer.load_state_dict(state["optimizer"])
+
+
+class JointLearner:
+    """A critic and a policy that need each other: the backup values the policy's chunks, the actor climbs the critic.
+
+    The backup samples from the policy's current weights, as Q-chunking, FQL and EXPO do; their average is deployed.
+    """
+
+    def __init__(self, critic: CriticLearner, policy: PolicyLearner, joint: Joint | None = None) -> None:
+        self.critic, self.policy, self.joint = critic, policy, joint or Joint()
+        if self.joint.critic_updates < 1:
+            raise ValueError(f"critic_updates: expected at least 1, got {self.joint.critic_updates}")
+        if getattr(critic.model, "needs_policy", False):
+            critic.model.attach(getattr(policy.model, "target_policy", policy.model))
+        if hasattr(policy.model, "attach"):
+            policy.model.attach(critic.model)
+        for part in self.parts.values():
+            part.settings = part.settings | draccus.encode(self.joint)
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        return {"policy": self.policy, "critic": self.critic}
+
+    def update(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """One critic update per share of the rows, then one policy update with the last share's (as RLPD)."""
+        n = self.joint.critic_updates
+        for i in range(n):
+            rows = take(batch, slice(i, None, n))  # every n-th, so that a mixture of sources stays one
+            metrics = self.critic.update(rows, generator)
+        return _together(metrics, self.policy.update(rows, generator))
+
+    @torch.no_grad()
+    def validate(self, batch: ChunkBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        return _together(self.critic.validate(batch, generator), self.policy.validate(batch, generator))
+
+
+def _together(critic: dict[str, Tensor], policy: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Metrics by "critic_" and "policy_", and the sums that show whether both are still numbers."""
+    sums = {name: critic[name] + policy[name] for name in ("loss", "grad_norm") if name in critic}
+    named = {f"critic_{name}": value for name, value in critic.items()}
+    return sums | named | {f"policy_{name}": value for name, value in policy.items()}
 
 
 def learner_for(model: nn.Module, steps: int, optimization: Optimization | None = None) -> Learner:

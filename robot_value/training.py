@@ -1,13 +1,14 @@
 """train_offline: recorded episodes in, a folder of checkpoints and curves out. Interruptible and resumable.
 
-The run's folder holds step_<n>/ (a checkpoint that can be deployed, and resumed from), curves.json and events/.
+The run's folder holds step_<n>/ (a checkpoint that can be deployed, and resumed from), curves.json and events/; of a
+critic and a policy trained together it holds critic/step_<n>/ and policy/step_<n>/.
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,8 +23,8 @@ from . import checkpoint, components
 from .curves import Curves
 from .learner_state import load_rng_state, rng_state
 from .learners import Learner
+from .mixing import Sampler
 from .networks.matmul import best_mode, matmul
-from .sampling import ChunkSampler
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,8 @@ class Interrupted(SystemExit):
     """Training stopped on a signal after saving; the process ends with the signal's usual exit code."""
 
 
-def train_offline(
-    learner: Learner, sampler: ChunkSampler, config: TrainConfig, validation: ChunkSampler | None = None
-) -> Path:
-    """Train to config.steps and return the last checkpoint's folder.
+def train_offline(learner: Learner, sampler: Sampler, config: TrainConfig, validation: Sampler | None = None) -> Path:
+    """Train to config.steps and return the last checkpoint's folder (the run's, where it has several).
 
     Raises NonFinite where the loss stops being a number (the last good checkpoint stays), Interrupted on SIGINT or
     SIGTERM (after a checkpoint), ValueError where the folder holds a run with another configuration.
@@ -93,13 +92,23 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> nn.Mod
     """The policy or critic saved at `folder`, or at the newest valid checkpoint below it; every byte is verified."""
     folder = Path(folder)
     if not (folder / checkpoint.MANIFEST).exists():
-        folder = checkpoint.newest(folder) or folder
+        folder = checkpoint.newest(folder) or _only_part(folder)
     saved = checkpoint.load(folder)
     config = draccus.decode(components.load(saved.kind, saved.name).Config, saved.config)
     model = config.build(saved.spec, saved.statistics, tuple(saved.extra.get("tasks", ())))
     model.load_state_dict(saved.tensors)
     model.version = f"{saved.name} {saved.hash[:12]}"
     return model.to(choose_device(device)).eval()
+
+
+def load_policy(folder: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """As `load_model`; a coarse-to-fine critic (cqn_as, arsq) comes as the policy that decodes it."""
+    model, greedy = load_model(folder, device), components.load("policies", "greedy")
+    if not greedy.decodes(model):
+        return model
+    policy = greedy.acting(model).eval()
+    policy.version = model.version
+    return policy
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -121,65 +130,92 @@ def component_name(model: nn.Module) -> str:
 class _Run:
     """Everything beside the learner that a resumed run needs to go on as if nothing had happened."""
 
-    def __init__(self, learner: Learner, sampler: ChunkSampler, config: TrainConfig) -> None:
-        self.learner, self.sampler, self.config = learner, sampler, config
+    def __init__(self, learner: Learner, sampler: Sampler, config: TrainConfig) -> None:
+        self.learner, self.parts, self.sampler, self.config = learner, learner.parts, sampler, config
         self.step = 0
-        device = next(learner.model.parameters()).device
+        device = next(next(iter(self.parts.values())).model.parameters()).device
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.matmul = "default"
-        self._asked = {"train": _fixed(config), "model": draccus.encode(learner.model.config)}
-        self._asked["learner"] = learner.settings
 
     def resume(self, root: Path) -> Path | None:
-        newest = checkpoint.newest(root)
-        if newest is None:
+        folders = _newest(root, self.parts)
+        if not folders:
             threads = self.config.threads or torch.get_num_threads()
             self.matmul = best_mode(threads) if self.config.matmul == "auto" else self.config.matmul
             return None
         if not self.config.resume:
-            raise ValueError(f"{root}: expected an empty folder, got a run at {newest.name}; use another or resume")
-        saved = checkpoint.load(newest, learner=True)
+            step = next(iter(folders.values())).name
+            raise ValueError(f"{root}: expected an empty folder, got a run at {step}; use another or resume")
+        saved = {name: checkpoint.load(folder, learner=True) for name, folder in folders.items()}
+        for name, part in self.parts.items():
+            _same_run(root, self._asked(name), saved[name].learner["asked"])
+            part.deployed.load_state_dict(saved[name].tensors)
+            part.load_state(saved[name].learner["learner"])
+            self._load(saved[name])
+        return folders.get("", root)
+
+    def save(self, root: Path) -> Path:
+        for name, part in self.parts.items():
+            model = part.deployed
+            checkpoint.save(
+                root / name / f"step_{self.step:08d}",
+                kind=part.kind,
+                name=component_name(model),
+                config=draccus.encode(model.config),
+                spec=model.spec,
+                tensors=model.state_dict(),
+                statistics=model.statistics,
+                extra={"tasks": list(model.tasks), "train": draccus.encode(self.config)},
+                step=self.step,
+                learner={"asked": self._asked(name), "learner": part.state()} | self._state(),
+            )
+        for name in self.parts:  # only now: until every part is saved, the previous step is where a run goes on
+            checkpoint.keep(root / name, self.config.keep)
+        return root / f"step_{self.step:08d}" if "" in self.parts else root
+
+    def _asked(self, name: str) -> dict[str, Any]:
+        part = self.parts[name]
+        return {"train": _fixed(self.config), "model": draccus.encode(part.model.config), "learner": part.settings}
+
+    def _state(self) -> dict[str, Any]:
+        """What all parts share; saved with each, so that any of them can be read alone."""
+        return {
+            "matmul": self.matmul,
+            "sampler": self.sampler.state(),
+            "generator": self.generator.get_state(),
+            "rng": rng_state(),
+        }
+
+    def _load(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.learner
-        _same_run(root, self._asked, state["asked"])
         self.step, self.matmul = saved.step, state["matmul"]
-        self.learner.deployed.load_state_dict(saved.tensors)
-        self.learner.load_state(state["learner"])
         self.sampler.load_state(state["sampler"])
         self.generator.set_state(state["generator"])
         load_rng_state(state["rng"])
-        return newest
 
-    def save(self, root: Path) -> Path:
-        model, folder = self.learner.deployed, root / f"step_{self.step:08d}"
-        checkpoint.save(
-            folder,
-            kind=self.learner.kind,
-            name=component_name(model),
-            config=draccus.encode(model.config),
-            spec=model.spec,
-            tensors=model.state_dict(),
-            statistics=model.statistics,
-            extra={"tasks": list(model.tasks), "train": draccus.encode(self.config)},
-            step=self.step,
-            learner={
-                "asked": self._asked,
-                "matmul": self.matmul,
-                "learner": self.learner.state(),
-                "sampler": self.sampler.state(),
-                "generator": self.generator.get_state(),
-                "rng": rng_state(),
-            },
-        )
-        checkpoint.keep(root, self.config.keep)
-        return folder
-
-    def validate(self, sampler: ChunkSampler, curves: Curves) -> None:
+    def validate(self, sampler: Sampler, curves: Curves) -> None:
         """The same windows and the same noise every time, so that the curve moves only with the model."""
         state, generator = sampler.state(), torch.Generator(self.generator.device).manual_seed(self.config.seed)
         for _ in range(self.config.validate_batches):
             curves.add("validation", self.step, self.learner.validate(sampler.sample(), generator))
         sampler.load_state(state)
         curves.flush("validation", self.step)
+
+
+def _newest(root: Path, parts: Iterable[str]) -> dict[str, Path]:
+    """The newest step that every part has: a run killed while it saved has one part ahead. Empty without one."""
+    newest = [checkpoint.newest(root / name) for name in parts]
+    if None in newest:
+        return {}
+    step = min(folder.name for folder in newest)
+    return {name: root / name / step for name in parts}
+
+
+def _only_part(folder: Path) -> Path:
+    """The folder itself, unless it is a run of several models: then the user has to say which."""
+    if found := [name for name in ("policy", "critic") if (folder / name).is_dir()]:
+        raise ValueError(f"{folder}: expected one model, got a run of {' and '.join(found)}; say {folder / found[0]}")
+    return folder
 
 
 def _fixed(config: TrainConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`robot-value train`: a chunk policy or a chunk critic from an episode store."""
+"""`robot-value train`: a chunk policy, a chunk critic, or both together, from an episode store."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any
 
 from .. import flags
 from ..fit import Job, Windowing, fit
-from ..learners import Optimization
+from ..learners import Joint, Optimization
 from ..training import TrainConfig
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train one model. Interrupt it and run it again: it goes on, bit for bit on a CPU."""
+    """Train a model, or a critic together with its policy. Interrupt it and run it again: bit for bit on a CPU."""
 
     data: str = "outputs/episodes"  # the episode store
     policy: Any = None  # train a policy of this type
-    critic: Any = None  # or a critic of this type
+    critic: Any = None  # train a critic of this type; with a policy too, the run holds policy/ and critic/
     windowing: Windowing = Windowing()  # which windows of which episodes
     training: TrainConfig = TrainConfig()  # how long, where to, how often to look
     optimization: Optimization = Optimization()  # of a policy; a critic's is in its own flags
-    base: str = ""  # checkpoint of the policy to be steered, for critics whose backup asks it (qc)
+    joint: Joint = Joint()  # of a critic and a policy together
+    base: str = ""  # checkpoint of a trained policy: what a critic's backup or eyes ask, what a policy stands on
+    trained_critic: str = ""  # checkpoint of the critic that a policy's loss asks, where none is trained with it
 
 
 CHOICES = {"policy": flags.Choice("policies", None), "critic": flags.Choice("critics", None)}
@@ -30,12 +32,20 @@ CHOICES = {"policy": flags.Choice("policies", None), "critic": flags.Choice("cri
 
 def run(argv: Sequence[str]) -> int:
     parsed = flags.parse(Train, argv, CHOICES, "robot-value train")
-    config, chosen = parsed.values, [name for name in CHOICES if parsed.names[name]]
-    if len(chosen) != 1:
-        raise flags.FlagError(
-            f"expected one of --policy.type and --critic.type, got {' and '.join(chosen) or 'neither'}"
-        )
-    model = getattr(config, chosen[0])
-    folder = fit(Job(config.data, model, config.training, config.windowing, config.optimization, config.base))
-    print(f"{folder}")
+    config = parsed.values
+    models = [config.critic] * bool(parsed.names["critic"]) + [config.policy] * bool(parsed.names["policy"])
+    if not models:
+        raise flags.FlagError("expected --policy.type, --critic.type or both, got neither")
+    job = Job(
+        data=config.data,
+        config=models[0],
+        training=config.training,
+        windowing=config.windowing,
+        optimization=config.optimization,
+        base=config.base,
+        policy=models[1] if len(models) == 2 else None,
+        joint=config.joint,
+        trained_critic=config.trained_critic,
+    )
+    print(f"{fit(job)}")
     return 0
