@@ -285,13 +285,21 @@ def scores(critic: ChunkCritic, seen: TensorObservation, chunks: torch.Tensor) -
     return critic.score(Features(critic.encoder(seen)), chunks[:, None]).value[:, 0].tolist()
 
 
-def tabular_error(config: Any, problem: Problem, known: dict[Key, float], updates: int) -> float:
-    """Largest |score - known value| after training on every window of the problem."""
-    critic = config.build(tabular_spec(problem), tabular_statistics(problem))
+def tabular_scores(config: Any, problem: Problem, keys: Iterable[Key], updates: int) -> dict[Key, float]:
+    """What a critic says of the keys after training on every window of the problem."""
+    critic, keys = config.build(tabular_spec(problem), tabular_statistics(problem)), list(keys)
     trained(critic, tabular_batch(problem, critic.offsets), tabular_policy(problem), updates)
-    chunks = [chunk_tensor(critic.spec, (chunk + chunk[-1:] * problem.k)[: problem.k]) for _, chunk in known]
-    found = scores(critic, observed(problem, [s for s, _ in known]), torch.stack(chunks))
-    return max(abs(a - b) for a, b in zip(found, known.values(), strict=True))
+    chunks = [chunk_tensor(critic.spec, (chunk + chunk[-1:] * problem.k)[: problem.k]) for _, chunk in keys]
+    found = scores(critic, observed(problem, [s for s, _ in keys]), torch.stack(chunks))
+    return dict(zip(keys, found, strict=True))
+
+
+def distance(found: dict[Key, float], known: dict[Key, float]) -> float:
+    return max(abs(found[key] - known[key]) for key in known)
+
+
+def tabular_error(config: Any, problem: Problem, known: dict[Key, float], updates: int) -> float:
+    return distance(tabular_scores(config, problem, known, updates), known)
 
 
 # A linear-quadratic task: s' = A s + B u, r = -(Q s^2 + R u^2); every value is -p s^2 ---------------------------------

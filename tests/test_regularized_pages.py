@@ -8,7 +8,9 @@ import torch
 from fakes import observation
 from learning_fakes import TASKS, spec
 
+from robot_value import components
 from robot_value.critics import cal_ql, co_rft, rlpd, ro2o, v_gps, vgas
+from robot_value.critics.regularizers import TERMS, RegularizerConfig
 from robot_value.episodes.store import EpisodeStore
 from robot_value.fit import Job, Windowing, fit
 from robot_value.policies import flow
@@ -46,7 +48,8 @@ def recorded(tmp_path_factory):
 
 
 def training(folder) -> TrainConfig:
-    return TrainConfig(folder=str(folder), batch_size=8, steps=3, log_every=1, progress=False, tensorboard=False)
+    quiet = {"progress": False, "tensorboard": False, "matmul": "default", "validation_fraction": 0.0}
+    return TrainConfig(folder=str(folder), batch_size=8, steps=3, log_every=1, **quiet)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -59,3 +62,25 @@ def test_a_page_trains_from_a_store_and_comes_back_from_its_checkpoint(name, rec
     seen, chunks = observation(critic.spec), torch.rand(3, 4, HORIZON, 2)
     value = critic.score(critic.encode(seen), chunks).value
     assert value.isfinite().all() and torch.equal(value, again.score(again.encode(seen), chunks).value)
+
+
+CONFIGS = {name: components.load("critics", name).Config for name in components.names("critics")}
+REPRESENTATION = ("co_adaptation", "singular_values")
+ANYWHERE = [name for name in TERMS if name not in (*REPRESENTATION, "bisimulation")]  # bisimulation needs images
+
+
+@pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if hasattr(config, "regularizer")])
+def test_every_page_that_offers_penalties_can_take_them(name, recorded, tmp_path):
+    # mutation: look as far ahead as the scope, whatever the page's offsets
+    store, policy = recorded
+
+    def train(terms, folder) -> None:
+        config = CONFIGS[name](hidden=(8, 8), regularizer=RegularizerConfig(**dict.fromkeys(terms, 0.01)))
+        fit(Job(store, config, training(tmp_path / folder), Windowing(HORIZON), base=policy))
+
+    train(ANYWHERE, "any")
+    if name in ("iterated", "vgas"):  # a chain, a prefix network
+        with pytest.raises(ValueError, match="representation: expected"):
+            train(REPRESENTATION, "phi")
+    else:
+        train(REPRESENTATION, "phi")

@@ -15,7 +15,7 @@ from fakes import observation
 from learning_fakes import TASKS, random_batch, spec, statistics
 
 from robot_value import checkpoint
-from robot_value.critics import iql
+from robot_value.critics import iql, mc
 from robot_value.curves import NonFinite
 from robot_value.episodes.cache import open_cache
 from robot_value.episodes.store import EpisodeStore
@@ -114,11 +114,11 @@ def test_a_policy_learns_both_modes_of_the_data(cache, tmp_path, policy):
     assert 0.25 < good.float().mean() < 0.75
 
 
-@pytest.mark.parametrize("backup", ["expectile", "mc"])
-def test_a_critic_ranks_the_mode_that_is_rewarded_higher(cache, tmp_path, backup):
+@pytest.mark.parametrize("config", [CRITIC, mc.Config(members=2, hidden=(16, 16))], ids=["iql", "mc"])
+def test_a_critic_ranks_the_mode_that_is_rewarded_higher(cache, tmp_path, config):
     # mutation: returns of the wrong sign, or expectile of v - q
-    config = replace(QUIET, folder=str(tmp_path), steps=200, batch_size=64, validation_fraction=0.0)
-    critic = load_model(train(cache, replace(CRITIC, backup=backup, lr=3e-3), config))
+    training = replace(QUIET, folder=str(tmp_path), steps=200, batch_size=64, validation_fraction=0.0)
+    critic = load_model(train(cache, replace(config, lr=3e-3), training))
     chunks = torch.stack([MIDDLE - REACH, MIDDLE + REACH])[None, :, None].expand(1, 2, 4, 2)
     with torch.no_grad():
         bad, good = critic.score(critic.encode(CENTRE), chunks).value[0]

@@ -101,7 +101,8 @@ def expected_max_value(
 ) -> Distribution:
     """features [B, F] and proposed [B, M, k, A] of the next observation -> atoms [B, M * K]."""
     proposed = finite(proposed)
-    judged = critic.pessimistic(values(critic.q, features, proposed))  # [B, M]
+    precision = getattr(critic.config, "precision", "off")
+    judged = critic.pessimistic(values(critic.q, features, proposed, precision=precision))  # [B, M]
     shares = subset_shares(proposed.shape[1], subset, judged).flip(0)  # of the i-th smallest
     weights = torch.zeros_like(judged).scatter(1, judged.argsort(1), shares.expand_as(judged))
     return _mixture(evaluated(critic.target["q"], critic, features, proposed, generator), weights)

@@ -40,7 +40,7 @@ class CriticConfig(Protocol):
     gamma: float  # discount per control step
     aggregate: str  # mean | min | subset_min over the ensemble
     rho: float  # with mean: subtract rho * std over the ensemble
-    tau: float  # step of the averaged networks per update
+    tau: float  # step of the averaged networks per update, where there are some
     lr: float  # Adam learning rate
     grad_clip: float  # largest gradient norm
     seed: int  # of the initial weights
@@ -63,6 +63,7 @@ class ChunkCritic(nn.Module):
         noise_values: Callable[[ChunkCritic, Tensor, Tensor, Tensor | None], Tensor] | None = None,
         offsets: Sequence[int] = (),  # steps ahead whose observations the loss asks for; default the scope
         needs_policy: bool = False,  # whether the loss asks `propose`
+        next_chunks: bool = False,  # whether the loss asks for the chunks recorded at `offsets`
         after_update: Callable[[ChunkCritic], None] | None = None,  # instead of averaging by config.tau
         weight_decay: float = 0.0,  # decoupled (AdamW)
     ) -> None:
@@ -82,6 +83,7 @@ class ChunkCritic(nn.Module):
         self.target = nn.ModuleDict({name: frozen_copy(getattr(self, name)) for name in averaged})
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # updates made
         self.needs_policy, self._policy = needs_policy or config.encoder.source == "policy", ()
+        self.next_chunks = next_chunks
         self._loss, self._values, self._after_update = loss, values, after_update or average_targets
         self._noise_values = noise_values
         self._weight_decay = weight_decay
@@ -140,7 +142,7 @@ class ChunkCritic(nn.Module):
         loss, metrics = self.loss(batch, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.trained, self.config.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.config.grad_clip)
         self.optimizer.step()
         self.step += 1
         self._after_update(self)

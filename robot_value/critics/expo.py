@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..networks.observation import EncoderConfig
 from ..normalize import Statistics
@@ -25,9 +25,9 @@ from .candidates import best_of_n, values
 from .chunk_critic import ChunkCritic, Metrics
 from .distribution import Distribution
 from .ensemble import pool
-from .heads import HeadConfig, make_head
+from .heads import HeadConfig
 from .regularizers import RegularizerConfig
-from .value_networks import QNetwork
+from .value_networks import q_alone
 
 if TYPE_CHECKING:
     from ..sampling import ChunkBatch
@@ -54,14 +54,8 @@ class Config:
 
     def build(self, spec: Spec, statistics: Mapping[str, Statistics], tasks: Sequence[str] = ()) -> ChunkCritic:
         return ChunkCritic(
-            self, spec, statistics, tasks, networks=networks, averaged=("q",), loss=loss, needs_policy=True
+            self, spec, statistics, tasks, networks=q_alone, averaged=("q",), loss=loss, needs_policy=True
         )
-
-
-def networks(critic: ChunkCritic) -> dict[str, nn.Module]:
-    c, head = critic.config, make_head(critic.config.head, critic.statistics)
-    sizes = critic.encoder.features, critic.scope, critic.spec.action_dim
-    return {"q": QNetwork(*sizes, c.members, c.hidden, c.layer_norm, head)}
 
 
 def loss(critic: ChunkCritic, batch: ChunkBatch, generator: torch.Generator | None) -> tuple[Tensor, Metrics]:

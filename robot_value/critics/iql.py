@@ -2,7 +2,8 @@
 
     V <- expectile_tau of Q(s, a_{0:k})       Q <- returns_k + bootstrap_k * V(s_{t+k})
 
-Kostrikov et al. 2022, eq. 5-6, with the chunk of k = `scope` steps as the action (Q-chunking, Li et al. 2025).
+Kostrikov et al. 2022 (arXiv 2110.06169), eq. 5-6, with the chunk of k = `scope` steps as the action (Q-chunking, Li et
+al. 2025). Defining term: the expectile above 1/2, the value of the better actions in the data; at 1/2 this is SARSA.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from torch import Tensor, nn
 from ..networks.observation import EncoderConfig
 from ..normalize import Statistics
 from ..types import Spec
-from .backups import expectile_loss, mc_target, td_target, weighted_mean
+from .backups import expectile_loss, td_target, weighted_mean
 from .chunk_critic import ChunkCritic, Metrics, one_of
 from .distribution import Distribution
 from .ensemble import aggregate
 from .heads import HeadConfig, make_head
+from .regularizers import RegularizerConfig
 from .value_networks import QNetwork, VNetwork
 
 if TYPE_CHECKING:
     from ..sampling import ChunkBatch
 
-BACKUPS = ("expectile", "mc")
 TARGETS = ("q", "v")
 
 
@@ -39,7 +40,6 @@ class Config:
     layer_norm: bool = True  # LayerNorm in Q and V; steadier bootstrapping (RLPD, Q-chunking)
     head: HeadConfig = HeadConfig()  # what Q puts out
     gamma: float = 0.98  # discount per control step
-    backup: str = "expectile"  # expectile (IQL) | mc (regress on the episode's own return)
     expectile: float = 0.8  # tau of V, 0.5 is the mean; IQL uses 0.7 to 0.9
     aggregate: str = "min"  # mean | min | subset_min over the ensemble, in the V target and in scores
     rho: float = 0.0  # with mean: subtract rho * std over the ensemble; FEdit uses 0.5
@@ -49,9 +49,9 @@ class Config:
     grad_clip: float = 10.0  # largest gradient norm
     seed: int = 0  # of the initial weights
     encoder: EncoderConfig = EncoderConfig()  # how observations become features
+    regularizer: RegularizerConfig = RegularizerConfig()  # penalties beside the loss, all off
 
     def build(self, spec: Spec, statistics: Mapping[str, Statistics], tasks: Sequence[str] = ()) -> ChunkCritic:
-        one_of("backup", self.backup, BACKUPS)
         one_of("target", self.target, TARGETS)
         return ChunkCritic(self, spec, statistics, tasks, networks=networks, averaged=(self.target,), loss=loss)
 
@@ -79,8 +79,6 @@ def loss(critic: ChunkCritic, batch: ChunkBatch, generator: torch.Generator | No
 
 @torch.no_grad()
 def _target(critic: ChunkCritic, batch: ChunkBatch, generator: torch.Generator | None) -> Distribution:
-    if critic.config.backup == "mc":
-        return mc_target(batch)
     value = critic.v if critic.config.target == "q" else critic.target["v"]
     following = critic.ahead(batch, critic.scope, generator)
     return td_target(batch, value(following)[0], critic.gamma, critic.scope)

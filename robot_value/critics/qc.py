@@ -3,6 +3,7 @@
     y = returns_k + bootstrap_k * agg_i Qbar_i(s_{t+k}, a*)      a* = argmax_{n <= N} agg_i Q_i(s_{t+k}, a_n)
 
 The online critics select, the averaged ones evaluate. Among the policy's own chunks, the maximum stays in the data.
+With scope 1 this is best-of-N on single actions (BFN). Defining term: the maximum over the N chunks in the backup.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..networks.observation import EncoderConfig
 from ..normalize import Statistics
 from ..types import Spec
-from .backups import best_of_n_value, td_target, weighted_mean
+from .backups import annealed, best_chunk, policy_value, smoothed, td_target, weighted_mean
 from .chunk_critic import ChunkCritic, Metrics
-from .heads import HeadConfig, make_head
-from .value_networks import QNetwork
+from .distribution import Distribution
+from .heads import HeadConfig
+from .regularizers import RegularizerConfig
+from .value_networks import q_alone
 
 if TYPE_CHECKING:
     from ..sampling import ChunkBatch
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 class Config:
     scope: int = 0  # leading chunk steps that are scored and must be executed, 0 is the whole horizon; 1 is BFN
     candidates: int = 32  # N of the backup; Q-chunking uses 32, BFN 4
+    annealing: int = 0  # updates from the best chunk's value to the policy's mean, 0 keeps the best; Omura et al. 2025
+    smoothing: float = 0.0  # std of clipped noise on the best chunk, normalized units; TD3 uses 0.2 with aggregate=min
     members: int = 2  # networks in the Q ensemble; Q-chunking
     hidden: tuple[int, ...] = (256, 256, 256)  # widths of the hidden layers; Q-chunking uses (512,) * 4
     layer_norm: bool = True  # Q-chunking
@@ -43,25 +48,31 @@ class Config:
     grad_clip: float = 10.0  # largest gradient norm; Q-chunking clips nothing
     seed: int = 0  # of the initial weights
     encoder: EncoderConfig = EncoderConfig()  # how observations become features
+    regularizer: RegularizerConfig = RegularizerConfig()  # penalties beside the loss, all off
 
     def build(self, spec: Spec, statistics: Mapping[str, Statistics], tasks: Sequence[str] = ()) -> ChunkCritic:
         return ChunkCritic(
-            self, spec, statistics, tasks, networks=networks, averaged=("q",), loss=loss, needs_policy=True
+            self, spec, statistics, tasks, networks=q_alone, averaged=("q",), loss=loss, needs_policy=True
         )
-
-
-def networks(critic: ChunkCritic) -> dict[str, nn.Module]:
-    c, head = critic.config, make_head(critic.config.head, critic.statistics)
-    sizes = critic.encoder.features, critic.scope, critic.spec.action_dim
-    return {"q": QNetwork(*sizes, c.members, c.hidden, c.layer_norm, head)}
 
 
 def loss(critic: ChunkCritic, batch: ChunkBatch, generator: torch.Generator | None) -> tuple[Tensor, Metrics]:
     features, chunk = critic.see(batch, generator)
-    following = critic.ahead(batch, critic.scope, generator)
-    proposed = critic.propose(batch.next[critic.scope], critic.config.candidates, generator)
-    value = best_of_n_value(critic, following, proposed, generator)
-    target = td_target(batch, value, critic.gamma, critic.scope)
+    target = td_target(batch, next_value(critic, batch, generator), critic.gamma, critic.scope)
     q, q_loss = critic.q.regress(features, chunk, target, generator)
     q_loss = weighted_mean(q_loss, batch.weight)
     return q_loss, {"q_loss": q_loss, "q": q.mean(), "target": target.mean.mean()}
+
+
+@torch.no_grad()
+def next_value(critic: ChunkCritic, batch: ChunkBatch, generator: torch.Generator | None) -> Distribution:
+    """Of the best proposal (with TD3's noise where asked for), and more and more of all of them while annealing."""
+    c, features = critic.config, critic.ahead(batch, critic.scope, generator)
+    proposed = critic.propose(batch.next[critic.scope], c.candidates, generator)
+    chosen = best_chunk(critic.q, critic, features, proposed)
+    if c.smoothing:
+        chosen = smoothed(critic, chosen, c.smoothing, generator)
+    best = policy_value(critic, features, chosen[:, None], generator)
+    if not c.annealing:
+        return best
+    return annealed(best, policy_value(critic, features, proposed, generator), critic.step, c.annealing)

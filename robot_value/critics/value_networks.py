@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..networks.ensemble import EnsembleMLP
 from .distribution import Distribution
-from .heads import Head, Scalar
+from .heads import Head, Scalar, make_head
+
+if TYPE_CHECKING:
+    from .chunk_critic import ChunkCritic
 
 
 class QNetwork(nn.Module):
@@ -69,6 +73,13 @@ class VNetwork(nn.Module):
         self, features: Tensor, target: Distribution, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         return self.head.regress(self.net, features, target.detach(), generator)
+
+
+def q_alone(critic: ChunkCritic) -> dict[str, nn.Module]:
+    """The networks of a page that trains one Q, with its config's sizes and head."""
+    c, head = critic.config, make_head(critic.config.head, critic.statistics)
+    sizes = critic.encoder.features, critic.scope, critic.spec.action_dim
+    return {"q": QNetwork(*sizes, c.members, c.hidden, c.layer_norm, head)}
 
 
 def _join(features: Tensor, chunk: Tensor) -> Tensor:

@@ -35,16 +35,17 @@ class EnsembleMLP(nn.Module):
             self.shifts.append(torch.zeros(members, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [rows, inputs] -> [E, rows, outputs]."""
+        """x [rows, inputs], or each member's own [E, rows, inputs] -> [E, rows, outputs]."""
         return self.batched(x) if x.is_cuda else self.looped(x)
 
     def looped(self, x: Tensor) -> Tensor:
         # unbind, not indexing: its backward stacks E gradients once instead of adding E mostly-zero stacks
         per_member = [zip(*(p.unbind(0) for p in group), strict=True) for group in self._groups()]
-        return torch.stack([_member(x, *layers) for layers in zip(*per_member, strict=True)])
+        members = zip(each_own(x, self.members), zip(*per_member, strict=True), strict=True)
+        return torch.stack([_member(own, *layers) for own, layers in members])
 
     def batched(self, x: Tensor) -> Tensor:
-        x = x.expand(self.members, *x.shape)
+        x = x if x.dim() == 3 else x.expand(self.members, *x.shape)
         groups = self._groups()
         for weights, biases, *norm in groups[:-1]:
             x = torch.baddbmm(biases.unsqueeze(1), x, weights.transpose(1, 2))
@@ -61,6 +62,11 @@ class EnsembleMLP(nn.Module):
             return linear
         norm = [*zip(self.gains, self.shifts, strict=True), ()]
         return [(*pair, *extra) for pair, extra in zip(linear, norm, strict=True)]
+
+
+def each_own(x: Tensor, members: int) -> Sequence[Tensor]:
+    """What each member sees of x: its own share of [E, rows, inputs], or all the same [rows, inputs]."""
+    return x.unbind(0) if x.dim() == 3 else [x] * members
 
 
 def _member(x: Tensor, *layers: tuple[Tensor, ...]) -> Tensor:

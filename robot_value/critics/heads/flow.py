@@ -67,10 +67,7 @@ class Flow:
         edges = torch.linspace(0, 1, self.bins + 1, device=x.device)
         place = gaussian_bins(z.clamp(0, 1), edges, self.spread) * self.bins  # each around 1
         rest = torch.cat([x, cosines(t, self.cosines)], -1)
-        if z.dim() == 1:
-            return net(torch.cat([rest, place], -1)).squeeze(-1)
-        # after a step members are in different places, and a net shows all members the same
-        return torch.stack([net(torch.cat([rest, own], -1))[e, :, 0] for e, own in enumerate(place)])
+        return net(torch.cat([rest.expand(*place.shape[:-1], -1), place], -1)).squeeze(-1)
 
     def _draw(self, target: Distribution, generator: torch.Generator | None) -> Tensor:
         """One atom per row and draw, as often as its weight says -> [rows, draws] in [0, 1]."""

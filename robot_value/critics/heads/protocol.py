@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..distribution import Distribution
 
-Net = Callable[[Tensor], Tensor]  # x [rows, inputs + head.extra] -> [E, rows, head.outputs]
+# x [rows, inputs + head.extra], or each member's own [E, rows, inputs + head.extra] -> [E, rows, head.outputs]
+Net = Callable[[Tensor], Tensor]
 
 
 class Head(Protocol):

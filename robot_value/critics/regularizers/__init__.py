@@ -105,13 +105,17 @@ def _rank(g: _Given) -> Tensor:
 
 
 def _co_adaptation(g: _Given) -> Tensor:
-    following = g.critic.ahead(g.batch, g.critic.scope, g.generator)
-    phi = representation.representation(g.critic.q, g.features, g.chunk)
-    return representation.co_adaptation(phi, representation.representation(g.critic.q, following, _next_chunk(g)))
+    following = g.critic.ahead(g.batch, _ahead(g), g.generator)
+    phi = representation.representation(getattr(g.critic, "q", None), g.features, g.chunk)
+    return representation.co_adaptation(
+        phi, representation.representation(getattr(g.critic, "q", None), following, _next_chunk(g))
+    )
 
 
 def _singular_values(g: _Given) -> Tensor:
-    return representation.singular_values(representation.representation(g.critic.q, g.features, g.chunk))
+    return representation.singular_values(
+        representation.representation(getattr(g.critic, "q", None), g.features, g.chunk)
+    )
 
 
 def _gradient(g: _Given) -> Tensor:
@@ -123,7 +127,7 @@ def _spectral(g: _Given) -> Tensor:
 
 
 def _orthogonal(g: _Given) -> Tensor:
-    k, gamma = g.critic.scope, g.critic.gamma
+    k, gamma = _ahead(g), g.critic.gamma
     here = _state_value(g.critic, g.features.detach(), g.chunk)  # [E, B]
     after = _state_value(g.critic, g.critic.ahead(g.batch, k, g.generator), _next_chunk(g))
     target = returns(g.batch, gamma, k) + bootstrap(g.batch, gamma, k) * after
@@ -135,7 +139,7 @@ def _orthogonal(g: _Given) -> Tensor:
 def _bisimulation(g: _Given) -> Tensor:
     if not any(p.requires_grad for p in g.critic.encoder.parameters()):
         raise ValueError("regularizer.bisimulation: expected an encoder with weights (images), got plain states")
-    k, gamma = g.critic.scope, g.critic.gamma
+    k, gamma = _ahead(g), g.critic.gamma
     following = g.critic.ahead(g.batch, k, g.generator)
     return bisimulation(g.features, following, returns(g.batch, gamma, k), bootstrap(g.batch, gamma, k))
 
@@ -174,8 +178,18 @@ def _state_value(critic: ChunkCritic, features: Tensor, chunk: Tensor) -> Tensor
     return critic.v(features) if hasattr(critic, "v") else critic.values(features, chunk)
 
 
+def _phi(g: _Given, features: Tensor, chunk: Tensor) -> Tensor:
+    """[E, B, width], what the last layer of Q reads; refuses pages whose Q has no single last layer."""
+    return representation.representation(getattr(g.critic, "q", None), features, chunk)
+
+
+def _ahead(g: _Given) -> int:
+    """Steps to the next state: the scope, or where the page itself looks."""
+    return g.critic.scope if g.critic.scope in g.critic.offsets else g.critic.offsets[0]
+
+
 def _next_chunk(g: _Given) -> Tensor:
     """[B, k, A] at the next observation: the policy's where the critic has one, else the recorded chunk once more."""
     if not g.critic.needs_policy:
         return g.chunk
-    return g.critic.propose(g.batch.next[g.critic.scope], 1, g.generator)[:, 0]
+    return g.critic.propose(g.batch.next[_ahead(g)], 1, g.generator)[:, 0]
