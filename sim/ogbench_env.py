@@ -67,18 +67,11 @@ def parse(task: str) -> tuple[str, int]:
 
 def make_env(family: str, dt: float, image_size: int) -> Any:
     """A compiled environment of the family in OGBench's task mode; images look like its `visual-` tasks."""
-    module, name, env_type, _ = FAMILIES[family]
-    try:
-        import gymnasium
-        import ogbench  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'OGBench tasks need the "ogbench" extra ({error.name} is missing): pip install "robot_value[ogbench]"'
-        ) from error
-    base = getattr(importlib.import_module(f"ogbench.manipspace.envs.{module}"), name)
+    base, env_type = _environment(family)
+    from gymnasium.spaces import Box
+
     # OGBench draws its settling actions from a new, unseeded space each time; one seedable space replaces it.
-    space = gymnasium.spaces.Box(-1.0, 1.0, (5,), np.float32)
-    seedable = type(name, (base,), {"action_space": space})
+    seedable = type(base.__name__, (base,), {"action_space": Box(-1.0, 1.0, (5,), np.float32)})
     look = (
         {"ob_type": "pixels", "visualize_info": False, "width": image_size, "height": image_size} if image_size else {}
     )
@@ -89,6 +82,12 @@ def make_env(family: str, dt: float, image_size: int) -> Any:
     env.reset(seed=0)  # compiles; only later resets take the path that is the same every time
     env._ob_type = "states"  # `pixels` has done its work on the colours; do not render inside reset and step
     return env
+
+
+def task_infos(family: str) -> list[Mapping[str, Any]]:
+    """OGBench's starts and goals of the family's five tasks; nothing is compiled."""
+    base, env_type = _environment(family)
+    return base(env_type).task_infos
 
 
 def start(env: Any, task_info: Mapping[str, Any], seed: int) -> None:
@@ -176,6 +175,19 @@ def load(env: Any, state: Mapping[str, Any]) -> None:
     for name, value in state["python"].items():
         setattr(env, name, _copy(value))
     env.np_random.bit_generator.state = state["random"]
+
+
+def _environment(family: str) -> tuple[type, str]:
+    """OGBench's class and its env_type."""
+    module, name, env_type, _ = FAMILIES[family]
+    try:
+        import ogbench  # noqa: F401
+
+        return getattr(importlib.import_module(f"ogbench.manipspace.envs.{module}"), name), env_type
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'OGBench tasks need the "ogbench" extra ({error.name} is missing): pip install "robot_value[ogbench]"'
+        ) from error
 
 
 def _cube_fields(i: int) -> list[tuple[str, str]]:

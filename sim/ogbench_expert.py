@@ -1,7 +1,7 @@
 """Slot play: OGBench's own plan oracles move cubes among the tasks' start and goal slots (and press, pull, push).
 
 These are OGBench's `play` data with slots +- `jitter` for targets: random targets enter a task's goal seven times less
-often, and a critic learns only from goals that are entered.
+often, and a critic learns only from goals that are entered. With `slots=0` targets are random, as OGBench's own are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ _TABLE = 0.02  # m, height of a cube's centre on the table
 _APART = 0.07  # m, centres of cubes standing side by side, any yaw
 _MOVED = 0.04  # m, a target closer than this to the cube is no move (OGBench's success radius)
 _RESET_JITTER = 0.015  # m, OGBench moves a starting cube by up to 1 cm per axis
-_STACK = 0.5  # chance of stacking where another cube is free on top: OGBench's p_stack
 _INTO_DRAWER = 0.3  # chance of aiming a cube at an open drawer: OGBench's p_put_in_drawer
 _LOCKED = 0.25  # weight of a locked drawer or window beside 1 for everything else: OGBench's set_new_target
 _PLAN = ("_plan", "_t_init", "_t_max", "_done")
@@ -80,7 +79,9 @@ class PlayExpert:
         self._kind = ""
         self._target: dict[str, Any] = {}
         quality = {name: getattr(self._config, name) for name in ("noise", "smoothing", "segment_dt", "goal_bias")}
-        self.latents = {"expert": "slot play", **quality, "slots": places.tolist()}
+        stack = float(np.random.default_rng([seed, 2]).uniform(*self._config.stack))
+        name = "slot play" if self._config.slots else "uniform play"
+        self.latents = {"expert": name, **quality, "stack": stack, "slots": places.tolist()}
 
     def action(self) -> np.ndarray:
         """float32[5], m and rad."""
@@ -143,8 +144,10 @@ class PlayExpert:
         others = [i for i in movable if i != block]
         if self._drawer_open() and self._rng.uniform() < _INTO_DRAWER:
             return self._place(block, self._env._drawer_center)
-        if others and self._rng.uniform() < _STACK:
+        if others and self._rng.uniform() < self.latents["stack"]:
             return self._place(block, cubes[self._rng.choice(others)] + [0.0, 0.0, 0.04])
+        if not len(self._places):  # OGBench's own play does not look for a free place
+            return self._place(block, np.array([*self._rng.uniform(*self._env._target_sampling_bounds), _TABLE]))
         xy = _free(self._env, cubes[:, :2], self._places, self._rng)
         return self._place(block, np.array([*xy, _TABLE]))
 

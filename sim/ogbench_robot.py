@@ -35,6 +35,8 @@ class Config:
     # "objects": minus the number of objects not at their goal (OGBench's singletask), "step": -1 until solved, then 0
     # ("sparse" in Q-chunking, arXiv 2507.07969), "success": 1 when solved, else 0.
     reward: str = "objects"
+    # Episodes go on after their task is solved, until max_steps: data for all tasks of the family at once.
+    endless: bool = False
     # Control steps until an episode is truncated; 0 takes OGBench's own limit of the family (cube-single: 200).
     max_steps: int = 0
     # s per control step, a multiple of OGBench's 2 ms physics step; OGBench uses 0.05.
@@ -47,10 +49,14 @@ class Config:
     smoothing: float = 0.5
     # Expert: s between keyframes of a plan; 0.3 is quicker than OGBench's 0.4 and gives more moves per episode.
     segment_dt: float = 0.3
-    # Expert: how many start and goal slots of the family's tasks it plays among, this task's own first.
+    # Expert: how many start and goal slots of the family's tasks it plays among, this task's own first; 0 moves cubes
+    # anywhere, as OGBench's own play does.
     slots: int = 5
     # Expert: m, uniform offset of a target from its slot, per axis.
     jitter: float = 0.01
+    # Expert: chance of stacking a cube where another is free on top, drawn per episode from this range; OGBench's play
+    # draws from (0, 0.25) for cube-double and (0.05, 0.35) for cube-triple, and takes 0.5 for scene.
+    stack: tuple[float, float] = (0.5, 0.5)
     # Expert: chance that a cube's move aims at the task's goal: 0 undirected play, 1 demonstrations (cube families).
     goal_bias: float = 0.0
 
@@ -146,7 +152,7 @@ class OgbenchSimulator:
             state=og.read(self._env),
             images=images,
             reward=reward[self.config.reward],
-            terminated=solved,
+            terminated=solved and not self.config.endless,
             success=solved,
             unstable=unstable,
             time=float(self._env._data.time),
