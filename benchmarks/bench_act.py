@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from blocks import Arm, interleave, median_ms, ratio
 
 from robot_value.critics import iql
+from robot_value.critics.chunk_critic import ChunkCritic
 from robot_value.normalize import fit_statistics
 from robot_value.policies import flow
 from robot_value.steering.selectors import argmax

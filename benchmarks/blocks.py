@@ -23,6 +23,7 @@ class Arm:
 
     run: Callable[[], object]
     repeats: int = 1  # calls per block
+    cpu: Callable[[], float] = time.process_time  # CPU seconds of the process that does the work
     clean: list[float] = field(default_factory=list)  # s per call
     disturbed: list[float] = field(default_factory=list)  # s per call
 
@@ -53,11 +54,11 @@ def interleave(arms: dict[str, Arm], seconds: float, block: float = 0.2) -> None
 
 
 def _block(arm: Arm) -> None:
-    busy, own, start = _busy(), time.process_time(), time.perf_counter()
+    busy, own, start = _busy(), arm.cpu(), time.perf_counter()
     for _ in range(arm.repeats):
         arm.run()
     wall = time.perf_counter() - start
-    foreign = (_busy() - busy - (time.process_time() - own)) / wall
+    foreign = (_busy() - busy - (arm.cpu() - own)) / wall
     (arm.clean if foreign <= FOREIGN else arm.disturbed).append(wall / arm.repeats)
 
 

@@ -1,4 +1,4 @@
-"""Fill the result tables of README.md and docs/results/README.md from docs/results/*.json, so that no figure is typed.
+"""Fill the result tables of README.md, docs/results and docs/algorithms from docs/results/*.json: no figure is typed.
 
 python benchmarks/make_tables.py            # rewrite the tables
 python benchmarks/make_tables.py --check    # exit code 1 where a page says something else than the files
@@ -13,9 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ogbench_table import measured, ogbench
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results" / "README.md")
-BLOCK = re.compile(r"(<!-- (results|bench): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+RESULTS = ROOT / "docs" / "results"
+PAGES = (ROOT / "README.md", RESULTS / "README.md", *sorted((ROOT / "docs" / "algorithms").glob("*.md")))
+BLOCK = re.compile(r"(<!-- (results|bench|ogbench|measured): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> int:
@@ -31,15 +34,22 @@ def main() -> int:
 
 
 def filled(page: Path) -> str:
-    """The page with every `<!-- results: path -->` and `<!-- bench: name -->` block made anew."""
+    """The page with every block `results: path`, `ogbench: path`, `bench: name` and `measured: component` made anew."""
 
     def block(match: re.Match[str]) -> str:
+        if match[2] == "measured":
+            return match[1] + "\n".join(measured(match[3], _read(RESULTS / "ogbench.json"))) + "\n" + match[4]
         if match[2] == "bench":
-            found = json.loads((ROOT / "docs" / "results" / f"bench_{match[3]}.json").read_text(encoding="utf-8"))
+            found = _read(RESULTS / f"bench_{match[3]}.json")
             return match[1] + "\n".join(BENCHES[match[3]](found)) + "\n" + match[4]
-        return match[1] + table(json.loads((ROOT / match[3]).read_text(encoding="utf-8"))) + match[4]
+        found = _read(ROOT / match[3])
+        return match[1] + ("\n".join(ogbench(found)) if match[2] == "ogbench" else table(found)) + match[4]
 
     return BLOCK.sub(block, page.read_text(encoding="utf-8"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def table(results: dict[str, Any]) -> str:
@@ -145,6 +155,43 @@ def ablation(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+ARITHMETIC = {"off": "float32", "float32": "float32, packed", "bfloat16": "bfloat16 candidates"}
+
+
+def critic_updates(found: dict[str, Any]) -> list[str]:
+    head = "update | arithmetic | updates/s | times the faster JAX | times plain | of peak | argmax kept | mean regret"
+    lines = [f"| {head} |", "|---|---|---|---|---|---|---|---|"]
+    for row in found["rows"]:
+        for precision, arm in row["arms"].items():
+            share, changes = arm.get("share_of_peak"), row["fidelity"].get(precision, {})
+            cells = [
+                f"{row['name']}, K = {row['members']}",
+                {"off": "float32", "float32": "float32, packed", "bfloat16": "bfloat16 candidates"}.get(
+                    precision, precision
+                ),
+                f"{1e3 / arm['ms']:.2f}",
+                _ratio(row.get("to_reference", {}).get(precision)),
+                _ratio(row["to_plain"].get(precision)),
+                f"{share:.0%}" if share else "",
+                f"{changes['argmax_agreement']:.3f}" if changes else "",
+                f"{changes['mean_regret']:.4f}" if changes else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _ratio(verdict: dict[str, Any] | None) -> str:
+    """ "1.10 [1.08, 1.12], missed 1.2": a goal is reached by the lower end, on undisturbed blocks only."""
+    if verdict is None:
+        return ""
+    text = f"{verdict['ratio']:.2f} [{verdict['low']:.2f}, {verdict['high']:.2f}]"
+    if not verdict["trusted"]:
+        return f"{text}, no verdict"
+    if verdict["goal"] is None:
+        return text
+    return f"{text}, {'reached' if verdict['passed'] else 'missed'} {verdict['goal']:g}"
+
+
 def with_interval(row: dict[str, Any], name: str) -> str:
     return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
@@ -156,6 +203,7 @@ BENCHES = {
     "sampling": sampling,
     "experts": experts,
     "ablation": ablation,
+    "critic_updates": critic_updates,
 }
 
 if __name__ == "__main__":
