@@ -1,18 +1,21 @@
 """Published figures are the files' figures, and the README's commands exist."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from robot_value import cli
+from robot_value import cli, components, flags
+from robot_value.commands import train
 from robot_value.recipe import refuse_overlap
 from robot_value.results_shape import missing_controls, validate_results
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ("lift", "can", "cube")
+ALGORITHMS = ROOT / "docs" / "algorithms"
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -35,3 +38,26 @@ def test_the_readme_shows_the_two_commands_and_only_verbs_that_exist():
     assert "make demo" in text and "make test" in text
     verbs = {line.split()[1] for line in text.splitlines() if line.startswith("robot-value ")}
     assert verbs <= set(cli.VERBS) and {"collect", "train", "evaluate"} <= verbs
+
+
+@pytest.mark.parametrize("name", components.names("critics"))
+def test_every_critic_has_a_page_that_is_listed_and_its_module_names_what_defines_it(name):
+    # mutation: delete docs/algorithms/qc.md, or its line in the list
+    page = (ALGORITHMS / f"{name}.md").read_text(encoding="utf-8")
+    assert f"<!-- measured: {name} -->" in page and "arxiv.org" in page
+    assert f"({name}.md)" in (ALGORITHMS / "README.md").read_text(encoding="utf-8")
+    assert "efining term" in components.load("critics", name).__doc__
+
+
+@pytest.mark.parametrize("page", sorted(ALGORITHMS.glob("*.md")), ids=lambda page: page.stem)
+def test_every_link_of_the_algorithm_pages_leads_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), f"{page.name} links {link}"
+
+
+@pytest.mark.parametrize("page", sorted(ALGORITHMS.glob("*.md")), ids=lambda page: page.stem)
+def test_every_command_of_the_algorithm_pages_has_flags_that_exist(page):
+    # mutation: --critic.kappa=0.9 in docs/algorithms/dqc.md
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^robot-value train .*$", text, re.MULTILINE):
+        flags.parse(train.Train, line.split("#")[0].split()[2:], train.CHOICES)
