@@ -79,7 +79,7 @@ def test_a_cell_trains_chooses_on_validation_seeds_and_is_judged_on_test_seeds(b
     assert run_cell(cell)
     result = cell.read()
     assert result["status"] == "done" and len(result["success"]) == 2 and set(result["validation"]) == {"2", "3"}
-    assert played == [([1000], [2, 3], {"main"}), ([2000, 2001], [result["candidates"]], {"main"})]
+    assert played == [([1000], [2, 3], {"main"}), ([3000, 3001], [result["candidates"]], {"main"})]
 
 
 def test_what_goes_wrong_is_a_result_and_is_tried_again_only_when_asked(bench, monkeypatch):

@@ -273,15 +273,17 @@ class Known:
         self.head, self.f, self.calls = head, f, 0
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """inputs [rows, F] for all members, or [2, rows, F]: each its own."""
         self.calls += 1
-        t = torch.acos(inputs[:, -self.head.extra].clamp(-1, 1)) / torch.pi  # cos(pi t) is the first cosine
-        z = self._place(inputs[:, -self.head.bins :])
-        return torch.stack([self.f(z, t), self.f(z, t) + 0.1])[..., None]  # two members, the second 0.1 faster
+        inputs = inputs.expand(2, *inputs.shape[-2:])
+        t = torch.acos(inputs[..., -self.head.extra].clamp(-1, 1)) / torch.pi  # cos(pi t) is the first cosine
+        v = self.f(self._place(inputs[..., -self.head.bins :]), t)
+        return (v + torch.tensor([[0.0], [0.1]]))[..., None]  # the second member is 0.1 faster
 
     def _place(self, bins: torch.Tensor) -> torch.Tensor:
         grid = torch.linspace(0, 1, 4001)
         known = gaussian_bins(grid, torch.linspace(0, 1, self.head.bins + 1), self.head.spread) * self.head.bins
-        return grid[torch.cdist(bins, known).argmin(1)]
+        return grid[torch.cdist(bins, known[None]).argmin(-1)]
 
 
 def flow(**changes) -> Flow:
