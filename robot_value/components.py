@@ -21,6 +21,7 @@ KINDS: dict[str, tuple[tuple[str, ...], str]] = {
     "selectors": (("robot_value.steering.selectors",), ""),
     "gates": (("robot_value.steering.gates",), ""),
     "proposers": (("robot_value.steering.proposers",), ""),
+    "guides": (("robot_value.steering.guides",), ""),
     "followers": (("robot_value.steering.followers",), ""),
     "robots": (("robot_value.sim", "robot_value.ros_nodes"), "_robot"),
     "converters": (("robot_value.datasets",), ""),

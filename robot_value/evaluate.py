@@ -18,9 +18,14 @@ from .calibration import DecisionLog, DecisionTable, calibration, join
 from .loop import run_episodes
 from .protocols import ChunkPolicy, Critic, Robot, Watcher
 from .statistics import bootstrap, mcnemar, paired_difference, wilson
+from .steering.panel import Panel
 from .steering.steerer import Steerer
 
-ACTED = ("chosen", "base")  # Decision.reason where the arm did what it was asked to; anything else counts as abstained
+ACTED = (
+    "chosen",
+    "anytime",
+    "base",
+)  # Decision.reason where the arm did what it was asked to; anything else counts as abstained
 
 
 @dataclass(frozen=True)
@@ -33,22 +38,40 @@ class Arm:
     n: int = 1  # N, candidates per decision
     gate: str = "always"
     critic: str | None = None  # key into the critics of the comparison; None for critic-free arms
+    gate_options: Mapping[str, Any] = field(default_factory=dict)  # the gate's Config fields
+    proposer: str = "samples"
+    proposer_options: Mapping[str, Any] = field(default_factory=dict)  # the proposer's Config fields
+    guide: str | None = None
+    guide_options: Mapping[str, Any] = field(default_factory=dict)  # the guide's Config fields
+    also: Mapping[str, str] = field(default_factory=dict)  # named score -> key into the critics
+    deadline: float | None = None  # s per decision
 
     def steerer(
         self, policy: ChunkPolicy, critics: Mapping[str, Critic], execute: int, seed: int, device: str = "cpu"
     ) -> Steerer:
-        if self.critic is not None and self.critic not in critics:
-            raise ValueError(f"arm {self.name!r}: {components.unknown('critic', self.critic, sorted(critics))}")
+        for name in filter(None, (self.critic, *self.also.values())):
+            if name not in critics:
+                raise ValueError(f"arm {self.name!r}: {components.unknown('critic', name, sorted(critics))}")
+        critic = None if self.critic is None else critics[self.critic]
+        if self.also:
+            critic = Panel(critic, {name: critics[key] for name, key in self.also.items()})
         return Steerer(
             policy,
-            critic=critics[self.critic] if self.critic is not None else None,
-            selector=components.load("selectors", self.selector).Config(**self.options).build(),
-            gate=components.load("gates", self.gate).Config().build(),
+            critic=critic,
+            selector=_part("selectors", self.selector, self.options),
+            gate=_part("gates", self.gate, self.gate_options),
             n=self.n,
             execute=execute,
             seed=seed,
             device=device,
+            proposer=_part("proposers", self.proposer, self.proposer_options),
+            guide=None if self.guide is None else _part("guides", self.guide, self.guide_options),
+            deadline=self.deadline,
         )
+
+
+def _part(kind: str, name: str, options: Mapping[str, Any]) -> Any:
+    return components.load(kind, name).Config(**options).build()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from .sampling import ChunkBatch
+    from .steering.proposal import Request
 
 
 class Context(Protocol):
@@ -62,6 +63,23 @@ class Critic(Protocol):
 
     def update(self, batch: ChunkBatch, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """One gradient step; returns detached metrics (read them every n steps, not every step)."""
+        ...
+
+
+class Proposer(Protocol):
+    uses_critic: bool
+    anytime: bool  # whether candidates may be asked for block by block: each depends on its own noise alone
+
+    def __call__(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
+        """Chunks float32[B, N, H, A] in spec units, NaN where refused, and lengths int64[B, N]; 0 is the plain one."""
+        ...
+
+
+class Guide(Protocol):
+    uses_critic: bool
+
+    def begin(self, request: Request) -> Callable[[torch.Tensor, float], Steering]:
+        """This decision's (x_hat float32[B, N, H, A] in spec units, t in [0, 1]) -> Steering, for the sampler."""
         ...
 
 

@@ -19,13 +19,14 @@ def normal(
     episode: np.ndarray | Sequence[int],  # int64[B]
     step: np.ndarray | Sequence[int],  # int64[B]
     shape: Sequence[int],
+    stream: str = "noise",
 ) -> np.ndarray:
     """Standard normal float32[B, *shape].
 
-    Row b depends on (seed, episode[b], step[b]) alone, and is drawn in order: with shape = (N, H, A) the first
+    Row b depends on (seed, episode[b], step[b], stream) alone, and is drawn in order: with shape = (N, H, A) the first
     candidates are the same whatever N is.
     """
-    rows = generators(seed, episode, step, "noise")
+    rows = generators(seed, episode, step, stream)
     noise = np.empty((len(rows), *shape), np.float32)
     for row, generator in zip(noise, rows, strict=True):
         row[...] = generator.standard_normal(tuple(shape), np.float32)

@@ -338,6 +338,8 @@ class Situation:
     critic: Any = None
     spec: Spec | None = None  # limits give distances a scale, parts say where rotations are; None: neither is known
     execute: int | None = None  # k, leading steps of a chunk that will be executed; None: all of them
+    episode: np.ndarray | None = None  # int64[B], key of each robot's episode
+    step: np.ndarray | None = None  # int64[B], control steps since reset
 
 
 @dataclass(frozen=True)
@@ -345,6 +347,7 @@ class Steering:
     """What a guide feeds back into a sampler, per candidate."""
 
     gradient: torch.Tensor | None = None  # float32[B, N, H, A], spec units
+    displacement: torch.Tensor | None = None  # float32[B, N, H, A], spec units: where x_hat should go, pulled back
     keep: torch.Tensor | None = None  # bool[B, N]
     resample: torch.Tensor | None = None  # int64[B, N], parent of each particle
 

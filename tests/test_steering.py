@@ -355,7 +355,7 @@ def test_seconds_are_booked_per_stage_on_the_clock_that_was_passed_in():
     ticks = itertools.count()
     decision = Steerer(HomingPolicy(SPEC), clock=lambda: float(next(ticks)))(observation(SPEC))
     assert decision.seconds == {"encode": 1.0, "sample": 1.0, "score": 1.0, "select": 1.0}
-    assert decision.versions == {"policy": "HomingPolicy", "selector": "First", "gate": "Always"}
+    assert decision.versions == {"policy": "HomingPolicy", "selector": "First", "gate": "Always", "proposer": "Samples"}
 
 
 def test_loaded_weights_enter_at_an_episodes_boundary(monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ def settle(
     usable: torch.Tensor,  # bool[B, N], what the selector was allowed to pick or average
     selection: Selection,
     gate: tuple[np.ndarray, str],  # bool[B], whether the selection is used, and the reason where it is not
-    plain: bool,  # candidate 0 is what was asked for
+    acted: str,  # the reason where the selection is used; "base" where candidate 0 is what was asked for
     spec: Spec,
 ) -> Settled:
     use, why_not = gate
@@ -35,7 +35,7 @@ def settle(
     index = torch.where(accepted, selection.index, fallback)
     candidate = proposal.filled[torch.arange(len(index), device=index.device), index.clamp_min(0)]
     chunk = torch.where((index < 0)[:, None, None], clip(selection.chunk, spec), candidate)
-    fine = np.where((index > 0).cpu().numpy(), "policy_fallback", "base") if plain else "chosen"
+    fine = np.where((index > 0).cpu().numpy(), "policy_fallback", "base") if acted == "base" else acted
     problems = [blind.cpu().numpy(), ~use, ~sound.cpu().numpy()]
     reason = np.select(problems, ["critic_fallback", why_not, "selector_fallback"], fine)
     return Settled(index, chunk, tuple(reason.tolist()))

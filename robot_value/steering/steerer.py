@@ -1,9 +1,10 @@
-"""Observation in, Decision out: encode once, propose N chunks, score, select, gate.
+"""Observation in, Decision out: encode once, propose N chunks (a guide may lead them), score, select, gate.
 
 The unsteered baseline is the same Steerer with n = 1 and no critic: the plain policy is exactly candidate 0.
 Non-finite numbers never win, and every row that was not decided as asked says why in `Decision.reason`:
 
     chosen           the selection was used
+    anytime          it was used, but the deadline came first: only the candidates scored until then competed
     base             candidate 0 was asked for (n = 1, or selector `first`)
     shadow, abstained, ...  the gate kept the selection from being used: candidate 0
     critic_fallback  no finite score in this row: candidate 0
@@ -24,11 +25,13 @@ import numpy as np
 import torch
 
 from .. import randomness
-from ..protocols import ChunkPolicy, Critic, Gate, Selector
+from ..protocols import ChunkPolicy, Critic, Gate, Guide, Proposer, Selector
 from ..types import Decision, Observation, Scores, Situation, Spec
+from .anytime import Candidates, by_deadline
 from .gates import always
 from .memory import Memory
-from .proposal import Proposal, propose
+from .proposal import Proposal, Request, propose
+from .proposers import samples
 from .selection import scored
 from .selectors import first
 from .settle import settle, steps
@@ -50,9 +53,13 @@ class Steerer:
         seed: int = 0,  # key of candidate noise and of selectors' draws
         device: str | torch.device = "cpu",  # where the policy wants its noise
         clock: Callable[[], float] = time.perf_counter,  # s
+        proposer: Proposer | None = None,  # None: samples of the policy
+        guide: Guide | None = None,  # steps into the policy's sampler
+        deadline: float | None = None,  # s per decision; what is scored when the time is up competes
     ) -> None:
         self.policy, self.critic = policy, critic
         self.selector, self.gate = selector or first.Config().build(), gate or always.Config().build()
+        self.proposer, self.guide, self.deadline = proposer or samples.Config().build(), guide, deadline
         self.n, self.seed, self.device, self.clock = n, seed, torch.device(device), clock
         horizon = policy.spec.horizon
         self.execute = execute if execute is not None else critic.scope if critic is not None else horizon
@@ -60,8 +67,11 @@ class Steerer:
             raise ValueError(
                 f"expected n >= 1 and 1 <= execute <= {horizon} (horizon), got n={n}, execute={self.execute}"
             )
-        if self.selector.uses_critic and critic is None:
-            raise ValueError(f"selector {_name(self.selector)} chooses by score: expected a critic, got none")
+        for kind, part in self._parts().items():
+            if getattr(part, "uses_critic", False) and critic is None:
+                raise ValueError(f"{kind} {_name(part)} chooses by score: expected a critic, got none")
+        if deadline is not None:
+            self._check_deadline(deadline)
         if critic is not None:
             self._check_critic(critic)
         self._plain = n == 1 or isinstance(self.selector, first.First)  # candidate 0 is what is asked for
@@ -74,6 +84,9 @@ class Steerer:
     def reset(self, rows: Sequence[int] | None = None) -> None:
         """Forget what `rows` were told. Without rows it is an episode's boundary for all: loaded weights enter."""
         self._memory.forget(rows)
+        for part in self._parts().values():
+            if hasattr(part, "reset"):
+                part.reset(rows)
         if rows is None and self._next_critic is not None:
             self.critic, self._next_critic = self._next_critic, None
 
@@ -89,22 +102,20 @@ class Steerer:
     def __call__(self, observation: Observation, active: np.ndarray | None = None) -> Decision:
         """`active` bool[B] (default: all) names the rows that will move; only those need a finite chunk."""
         observation.check(self.policy.spec)
+        started = self.clock()
         seconds, lap = _stopwatch(self.clock, self.device)
-        context = self.policy.encode(observation)
-        critic_context = None if self.critic is None else self.critic.encode(observation, context)
+        request = self._request(observation)
         lap("encode")
-        proposal = propose(self.policy, context, observation, self.n, self.seed, self.device)
-        self._refuse(proposal, observation, active)
-        lap("sample")
-        scores = self._score(critic_context, proposal)
-        lap("score")
-        start_step = observation.step + observation.committed
-        proposal = proposal.from_start(observation.committed)
-        situation = self._situation(observation, proposal, critic_context, start_step)
+        candidates = self._candidates(request, started, lap)
+        self._refuse(candidates.proposal, observation, active)
+        scores, start_step = candidates.scores, observation.step + observation.committed
+        proposal = candidates.proposal.from_start(observation.committed)
+        situation = self._situation(observation, proposal, request.critic_context, start_step)
         selection = self.selector(proposal.chunks, scores, situation)
         gate = self.gate(proposal.chunks, scores, selection, situation)
         usable = scored(scores, situation) if self.selector.uses_critic else proposal.finite
-        settled = settle(proposal, usable, selection, gate, self._plain, self.policy.spec)
+        acted = "base" if self._plain else "anytime" if candidates.cut else "chosen"
+        settled = settle(proposal, usable, selection, gate, acted, self.policy.spec)
         lap("select")
         decision = Decision(
             chunk=settled.chunk.cpu().numpy(),
@@ -121,6 +132,35 @@ class Steerer:
         )
         self._memory.keep(observation, decision)
         return decision
+
+    def _request(self, observation: Observation) -> Request:
+        context = self.policy.encode(observation)
+        previous = self._memory.recall(observation, observation.step)
+        return Request(
+            policy=self.policy,
+            context=context,
+            observation=observation,
+            n=self.n,
+            seed=self.seed,
+            device=self.device,
+            execute=self.execute,
+            critic=self.critic,
+            critic_context=None if self.critic is None else self.critic.encode(observation, context),
+            previous=None if previous is None else torch.from_numpy(previous).to(self.device),
+            guide=self.guide,
+        )
+
+    def _candidates(self, request: Request, started: float, lap: Callable[[str], None]) -> Candidates:
+        def block(request: Request) -> tuple[Proposal, Scores]:
+            proposal = propose(self.proposer, request)
+            lap("sample")
+            scores = self._score(request.critic_context, proposal)
+            lap("score")
+            return proposal, scores
+
+        if self.deadline is None:
+            return Candidates(*block(request), cut=False)
+        return by_deadline(block, request, self.clock, started + self.deadline)
 
     def _refuse(self, proposal: Proposal, observation: Observation, active: np.ndarray | None) -> None:
         hopeless = ~proposal.finite.any(1).cpu().numpy()
@@ -152,11 +192,24 @@ class Steerer:
             critic=self.critic,
             spec=self.policy.spec,
             execute=self.execute,
+            episode=observation.episode,
+            step=start_step,
         )
 
+    def _parts(self) -> dict[str, Any]:
+        parts = {"selector": self.selector, "gate": self.gate, "proposer": self.proposer, "guide": self.guide}
+        return {kind: part for kind, part in parts.items() if part is not None}
+
     def _versions(self) -> dict[str, str]:
-        parts = {"policy": self.policy, "critic": self.critic, "selector": self.selector, "gate": self.gate}
+        parts = {"policy": self.policy, "critic": self.critic, **self._parts()}
         return {name: getattr(part, "version", _name(part)) for name, part in parts.items() if part is not None}
+
+    def _check_deadline(self, deadline: float) -> None:
+        if deadline <= 0:
+            raise ValueError(f"deadline: expected a time above 0 s, got {deadline}")
+        if not self.proposer.anytime or self.guide is not None:
+            what = f"guide {_name(self.guide)}" if self.guide is not None else f"proposer {_name(self.proposer)}"
+            raise ValueError(f"deadline: {what} sees all candidates at once; expected none, or proposer samples")
 
     def _check_critic(self, critic: Critic) -> None:
         if not hasattr(critic, "score"):
@@ -181,7 +234,7 @@ def _stopwatch(clock: Callable[[], float], device: torch.device) -> tuple[dict[s
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         now = clock()
-        seconds[stage], last = now - last, now
+        seconds[stage], last = seconds.get(stage, 0.0) + now - last, now
 
     return seconds, lap
 
