@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ogbench_table import measured, ogbench
+from steering_study_table import steering
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGES = (ROOT / "README.md", RESULTS / "README.md", *sorted((ROOT / "docs" / "algorithms").glob("*.md")))
-BLOCK = re.compile(r"(<!-- (results|bench|ogbench|measured): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (results|bench|ogbench|measured|steering): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> int:
@@ -34,7 +35,7 @@ def main() -> int:
 
 
 def filled(page: Path) -> str:
-    """The page with every block `results: path`, `ogbench: path`, `bench: name` and `measured: component` made anew."""
+    """The page with every block (results, ogbench, steering: path; bench: name; measured: component) made anew."""
 
     def block(match: re.Match[str]) -> str:
         if match[2] == "measured":
@@ -42,6 +43,8 @@ def filled(page: Path) -> str:
         if match[2] == "bench":
             found = _read(RESULTS / f"bench_{match[3]}.json")
             return match[1] + "\n".join(BENCHES[match[3]](found)) + "\n" + match[4]
+        if match[2] == "steering":
+            return match[1] + "\n".join(steering(_read(ROOT / match[3]))) + "\n" + match[4]
         found = _read(ROOT / match[3])
         return match[1] + ("\n".join(ogbench(found)) if match[2] == "ogbench" else table(found)) + match[4]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from . import components
 from .evaluate import Arm, Comparison
 
 MAIN, SHUFFLED, SUCCESS_ONLY = "main", "shuffled", "success_only"  # names of a study's critics
@@ -43,3 +44,36 @@ def test_arms(argmax: Arm, average: Arm, recipe: Arm, critics: Sequence[str]) ->
         Arm("argmin", "argmin", n=n, critic=MAIN),
         *(replace(recipe, name=name, critic=critic) for name, critic in wrong.items() if critic in critics),
     ]
+
+
+NEEDS_NAMED = ("lexicographic", "blended")  # selectors that read a second critic's score
+GUIDES = ("gradient", "particles", "halving")  # those that go by the critic; each is followed by the recipe's selector
+PROPOSERS = ("temperature", "gaussian", "tail")  # those that need nothing but the policy
+GATES = ("disagreement", "spread", "jump")  # those that need no calibration
+
+
+def every(n: int, temperature: float, critics: Sequence[str]) -> list[Arm]:
+    """Every way to use the critic that needs no further checkpoint, each with its defaults: selectors with samples of
+    the policy; guides, proposers and gates each with softmax_average. Controls included."""
+    average = Arm("softmax_average", "softmax_average", {"temperature": temperature}, n, critic=MAIN)
+    arms = [Arm("base")]
+    for name in components.names("selectors"):
+        if name not in ("first", "softmax_average", *NEEDS_NAMED):
+            selector = components.load("selectors", name).Config().build()
+            arms.append(Arm(name, name, n=n, critic=MAIN if selector.uses_critic else None))
+    arms.append(average)
+    arms += [replace(average, name=f"guide_{name}", guide=name) for name in GUIDES]
+    arms += [replace(average, name=f"proposer_{name}", proposer=name) for name in PROPOSERS]
+    arms += [replace(average, name=f"gate_{name}", gate=name) for name in GATES]
+    if SHUFFLED in critics:
+        arms.append(replace(average, name="shuffled_critic", critic=SHUFFLED))
+    return arms
+
+
+def asked_for(names: Sequence[str], n: int, temperature: float, critics: Sequence[str]) -> list[Arm]:
+    """Those of `every` that are named; "all" names them all."""
+    arms = {arm.name: arm for arm in every(n, temperature, critics)} if names else {}
+    for name in names:
+        if name != "all" and name not in arms:
+            raise components.UnknownComponent(components.unknown("arm", name, [*arms, "all"]))
+    return list(arms.values()) if "all" in names else [arms[name] for name in names]

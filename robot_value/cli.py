@@ -15,6 +15,7 @@ VERBS = {
     "data": "inspect or verify an episode store",
     "train": "train a chunk policy or a chunk critic on an episode store",
     "evaluate": "compare base, selectors and controls on the same seeds, and write results.json and report.html",
+    "calibrate": "how confident must the critic be before it may act? the gate's threshold, from validation episodes",
     "bench": "measure one of the published numbers on this machine",
 }
 

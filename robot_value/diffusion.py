@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .flow import Guide, prune_and_resample
+from .flow import Guide, prune_and_resample, renoise
+from .types import Steering
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
@@ -63,7 +64,7 @@ def ddim(
     """noise [B, N, H, A] -> clean chunks in `steps` steps.
 
     clip: largest |x_hat|, what the data's normalisation promises. guide: called with x_hat and t from 0 (noise) to 1;
-    its gradient moves x_hat by the noise level sqrt(1 - abar), as 1 - t does in the flow. prefix [B, p, A]: the leading
+    what it adds moves x_hat by the noise level sqrt(1 - abar), as 1 - t does in the flow. prefix [B, p, A]: the leading
     steps of every x_hat are replaced by it, so that the path of these steps ends there.
     """
     train_steps = len(scheduler.alphas_cumprod)
@@ -77,12 +78,24 @@ def ddim(
         x_hat = clean_from_epsilon(x, out, alpha_bar) if prediction == "epsilon" else out
         x_hat = x_hat if clip is None else x_hat.clamp(-clip, clip)
         steering = None if guide is None else guide(x_hat, 1 - (timestep + 1) / train_steps)
-        if steering is not None and steering.gradient is not None:
-            x_hat = x_hat + (1 - alpha_bar).sqrt() * steering.gradient
+        if steering is not None:
+            x_hat = _push(x_hat, (1 - alpha_bar).sqrt(), steering)
         if prefix is not None and prefix.shape[1]:
             known = prefix[:, None].expand(-1, x.shape[1], -1, -1)
             x_hat = torch.cat([known, x_hat[:, :, prefix.shape[1] :]], 2)
+        z_hat = (x - alpha_bar.sqrt() * x_hat) / (1 - alpha_bar).sqrt()
         x = scheduler.step(x_hat, timestep, x, eta=0.0).prev_sample
         if steering is not None:
-            x, _ = prune_and_resample(x, noise, steering)
+            after = timestep - train_steps // steps
+            sigma = (1 - scheduler.alphas_cumprod[after]).sqrt() if after >= 0 else 0.0
+            x, z_hat = prune_and_resample(steering, x, z_hat)
+            x = renoise(x, z_hat, sigma, steering)
     return x
+
+
+def _push(x_hat: Tensor, sigma: Tensor, steering: Steering) -> Tensor:
+    if steering.pull_back:
+        raise ValueError("guide: expected one that works without pulling back, got realtime; use a flow policy with it")
+    for part in (steering.gradient, steering.displacement):
+        x_hat = x_hat if part is None else x_hat + sigma * part
+    return x_hat

@@ -45,6 +45,7 @@ class Arm:
     guide_options: Mapping[str, Any] = field(default_factory=dict)  # the guide's Config fields
     also: Mapping[str, str] = field(default_factory=dict)  # named score -> key into the critics
     deadline: float | None = None  # s per decision
+    exact: bool = False  # the plain candidate to the bit, for one more call of the policy
 
     def steerer(
         self, policy: ChunkPolicy, critics: Mapping[str, Critic], execute: int, seed: int, device: str = "cpu"
@@ -67,6 +68,7 @@ class Arm:
             proposer=_part("proposers", self.proposer, self.proposer_options),
             guide=None if self.guide is None else _part("guides", self.guide, self.guide_options),
             deadline=self.deadline,
+            exact=self.exact,
         )
 
 

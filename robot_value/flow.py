@@ -55,6 +55,16 @@ def midpoint(
 SAMPLERS = {"euler": euler, "midpoint": midpoint}
 
 
+# t = s + (1 - s) u, dx/du = (1 - s) v(x, t): the rest of a flow is a flow over u in [0, 1]
+def from_time(start: Tensor, velocity: Callable[[Tensor, Tensor], Tensor]) -> Velocity:
+    """The velocity that carries each x [B, N, H, A] from its own time `start` [B, N] to data; it is asked at t [B, N].
+
+    Samplers step through u, so that their steps are (1 - start) / steps wide; x_hat and a held prefix stay right.
+    """
+    left = (1 - start)[:, :, None, None]
+    return lambda x, u: left * velocity(x, start + (1 - start) * u)
+
+
 def _integrate(
     average_velocity: Callable[[Tensor, float, float], Tensor],
     noise: Tensor,
@@ -67,15 +77,30 @@ def _integrate(
     x, dt = noise, 1 / steps
     x = hold(x, prefix, noise, 0.0)
     for i in range(steps):
-        t = i / steps
+        t, after = i / steps, (i + 1) / steps
         v = average_velocity(x, t, dt)
-        steering = None if guide is None else guide(x + (1 - t) * v, t)  # x_hat = x + (1 - t) v
-        if steering is not None and steering.gradient is not None:
-            v = v + steering.gradient
-        x = hold(x + dt * v, prefix, noise, (i + 1) / steps)
-        if steering is not None:
-            x, noise = prune_and_resample(x, noise, steering)
+        if guide is not None:
+            steering = guide(x + (1 - t) * v, t)  # x_hat = x + (1 - t) v
+            v = push(v, steering, lambda x, t=t: x + (1 - t) * average_velocity(x, t, dt), x)
+            z_hat = x - t * v
+        x = hold(x + dt * v, prefix, noise, after)
+        if guide is not None:
+            x, noise, z_hat = prune_and_resample(steering, x, noise, z_hat)
+            x = hold(renoise(x, z_hat, 1 - after, steering), prefix, noise, after)
     return x
+
+
+def push(v: Tensor, steering: Steering, x_hat: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The velocity v [B, N, H, A] at x plus what a guide adds: its gradient, and its displacement d or J^T d."""
+    if steering.gradient is not None:
+        v = v + steering.gradient
+    if steering.displacement is None:
+        return v
+    if not steering.pull_back:
+        return v + steering.displacement
+    with torch.enable_grad():  # one more call of the network, this time with a graph
+        x = x.detach().requires_grad_()
+        return v + torch.autograd.grad(x_hat(x), x, steering.displacement)[0]
 
 
 # Inpainting: the first p steps follow their own known path, x_t[:p] = (1 - t) z[:p] + t prefix
@@ -88,11 +113,21 @@ def hold(x: Tensor, prefix: Tensor | None, noise: Tensor, t: float) -> Tensor:
     return torch.cat([known, x[:, :, p:]], 2)
 
 
-def prune_and_resample(x: Tensor, noise: Tensor, steering: Steering) -> tuple[Tensor, Tensor]:
+def prune_and_resample(steering: Steering, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Dropped candidates become NaN, which nothing ever selects; then each slot continues its parent's particle."""
     if steering.keep is not None:
         x = torch.where(steering.keep[:, :, None, None], x, torch.nan)
-    if steering.resample is not None:
-        parents = steering.resample[:, :, None, None].expand_as(x)
-        x, noise = x.gather(1, parents), noise.gather(1, parents)
-    return x, noise
+    if steering.resample is None:
+        return x, *others
+    parents = steering.resample[:, :, None, None].expand_as(x)
+    return tuple(each.gather(1, parents) for each in (x, *others))
+
+
+# x <- x + sigma ((sqrt(1 - churn^2) - 1) z_hat + churn z): part of the noise sigma z_hat inside x is drawn anew.
+# To first order in churn^2 a Langevin step, as the score of x is -z_hat / sigma: the law of x_t stays what it is.
+def renoise(x: Tensor, z_hat: Tensor, sigma: float | Tensor, steering: Steering) -> Tensor:
+    """x, z_hat [B, N, H, A]; copies of one particle become different ones."""
+    if steering.noise is None:
+        return x
+    churn = steering.churn[:, :, None, None]
+    return x + sigma * (((1 - churn.square()).sqrt() - 1) * z_hat + churn * steering.noise)

@@ -46,6 +46,8 @@ def run_episodes(
     """
     steerer.check(robot.spec)
     follower = follower or plain.Config().build()
+    if hasattr(follower, "check"):
+        follower.check(robot.spec)
     tasks = [""] * len(seeds) if tasks is None else list(tasks)
     if len(tasks) != len(seeds):
         raise ValueError(f"tasks: expected one per seed ({len(seeds)}), got {len(tasks)}")

@@ -90,7 +90,7 @@ def play_all(
 def play(job: Play) -> tuple[Comparison, dict[int, Episode]]:
     trained, keeper = load(job.models), Keeper(job.keep)
     found = compare(
-        _robot(job.site, trained.policy.spec.n_obs_steps),
+        robot_of(job.site, trained.policy.spec.n_obs_steps),
         trained.policy,
         trained.critics,
         [job.arm],
@@ -122,7 +122,7 @@ def measure_all(
 
 def measure(job: Play, config: oracle.Config) -> oracle.Trials:
     trained = load(job.models)
-    robot = _robot(job.site, trained.policy.spec.n_obs_steps)
+    robot = robot_of(job.site, trained.policy.spec.n_obs_steps)
     quiet = replace(config, progress=False)
     return oracle.measure(robot, trained.policy, trained.critics, job.arm, job.seeds, seed=job.seed, config=quiet)
 
@@ -137,5 +137,5 @@ _model, _policy = cache(load_model), cache(load_policy)  # a process plays many 
 
 
 @cache
-def _robot(site: Site, n_obs_steps: int) -> Robot:
+def robot_of(site: Site, n_obs_steps: int) -> Robot:
     return site.build(0, n_obs_steps)

@@ -98,6 +98,8 @@ class Gate(Protocol):
 
 
 class ChunkFollower(Protocol):
+    """One that mixes chunks has `check(spec)` as well: which numbers may be mixed is the robot's to say."""
+
     def action(self, observation: Observation, decision: Decision, offset: np.ndarray) -> np.ndarray:
         """float32[B, A] for the control step `offset` int64[B] steps after the decision's start."""
         ...

@@ -1,6 +1,6 @@
 """Intervals and tests for success rates measured on paired seeds; every figure on a page comes from here.
 
-Wilson 1927 (rates), percentile bootstrap (differences and ratios), exact McNemar (paired binary outcomes).
+Wilson 1927 (rates), percentile bootstrap (differences and ratios), exact McNemar and Tango (paired binary outcomes).
 Shape letters here: R training seeds, S environment seeds, G groups (decision points), N candidates.
 """
 
@@ -70,6 +70,31 @@ def mcnemar(arm: np.ndarray, against: np.ndarray) -> float:
         raise ValueError(f"paired outcomes need equal shapes, got {arm.shape} against {against.shape}")
     wins, losses = int((arm & ~against).sum()), int((~arm & against).sum())
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
+
+
+def noninferiority(arm: np.ndarray, against: np.ndarray, margin: float) -> float:
+    """One-sided p of "arm is worse than `against` by `margin` or more", for paired outcomes of any equal shape.
+
+    Tango's score test (1998): the variance is that of the likeliest win and loss rates p, q with p - q = -margin.
+    """
+    arm, against = np.asarray(arm, bool), np.asarray(against, bool)
+    if arm.shape != against.shape or not arm.size or not 0 < margin < 1:
+        raise ValueError(f"expected paired outcomes and 0 < margin < 1, got {arm.shape}, {against.shape} and {margin}")
+    n, wins, losses = arm.size, int((arm & ~against).sum()), int((~arm & against).sum())
+    # d/dp of wins ln p + losses ln(p + margin) + (n - wins - losses) ln(1 - 2 p - margin) is 0 where a p^2 + b p + c is
+    a, b, c = 2 * n, (2 * n + wins - losses) * margin - wins - losses, -wins * margin * (1 - margin)
+    p = (-b + math.sqrt(b * b - 4 * a * c)) / (2 * a)
+    variance = 2 * p + margin - margin**2
+    return float(stats.norm.sf(((wins - losses) / n + margin) / math.sqrt(variance / n)))
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's step-down p-values float64[G]: below alpha with family-wise error alpha (Holm 1979)."""
+    p = np.asarray(p, float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(np.minimum(1, p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Interval:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import headroom as oracle
-from .arms import MAIN, best, by_selector, candidates, test_arms
+from .arms import MAIN, asked_for, best, by_selector, candidates, test_arms
 from .evaluate import Arm, Comparison
 from .playing import Models, Site, Trained, load, measure_all, play_all
 from .provenance import provenance
@@ -43,9 +43,11 @@ class Plan:
     headroom_seconds: float | None = None  # s; headroom stops after the last whole episode that fits
     videos: int = 3  # pairs of episodes on the page: the first test seeds, whatever they show
     seed: int = 0  # key of the candidates' noise
+    selectors: tuple[str, ...] = ()  # arms to test beside the recipe and its controls; "all" is every one in arms.py
 
     def __post_init__(self) -> None:
         refuse_overlap(self.validation, self.test)
+        asked_for(self.selectors, 1, 1.0, ())  # a wrong name fails now, not after an hour
 
     @property
     def validation(self) -> range:
@@ -118,7 +120,10 @@ def _choose(
     validation, _ = play_all(processes, site, models, arms, plan.validation, plan.seed, what="validation arms")
     recipe = choose(validation, [arm.name for arm in arms if arm.name != "base"])
     print(f"recipe: {recipe.arm.name}, {recipe.validation_success:.0%} on validation seeds; fixed before the test")
-    tested = test_arms(best(validation, "argmax"), best(validation, "softmax_average"), recipe.arm, critics)
+    average = best(validation, "softmax_average")
+    tested = test_arms(best(validation, "argmax"), average, recipe.arm, critics)
+    more = asked_for(plan.selectors, recipe.arm.n, average.options["temperature"], critics)
+    tested += [arm for arm in more if arm.name not in {each.name for each in tested}]
     return replace(recipe, arm=by_selector(recipe.arm)), tested, validation
 
 

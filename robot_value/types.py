@@ -346,10 +346,13 @@ class Situation:
 class Steering:
     """What a guide feeds back into a sampler, per candidate."""
 
-    gradient: torch.Tensor | None = None  # float32[B, N, H, A], spec units
-    displacement: torch.Tensor | None = None  # float32[B, N, H, A], spec units: where x_hat should go, pulled back
+    gradient: torch.Tensor | None = None  # float32[B, N, H, A], of a value, per spec unit; added to the velocity
+    displacement: torch.Tensor | None = None  # float32[B, N, H, A], spec units per flow time; added to the velocity
+    pull_back: bool = False  # the displacement d goes through the network first: J^T d, J = d x_hat / d x
     keep: torch.Tensor | None = None  # bool[B, N]
     resample: torch.Tensor | None = None  # int64[B, N], parent of each particle
+    noise: torch.Tensor | None = None  # float32[B, N, H, A], standard normal, mixed in after resampling
+    churn: torch.Tensor | None = None  # float32[B, N] in [0, 1], how much of x's own noise it replaces
 
 
 @dataclass(frozen=True)

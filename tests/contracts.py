@@ -11,7 +11,7 @@ the action's range; at equal batch shape it is exact.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,10 @@ TOLERANCE = 1e-5
 
 
 def candidates(spec: Spec, batch: int, n: int, seed: int, bad: float = 0.0) -> tuple[torch.Tensor, Scores, Situation]:
-    """Random candidates in the limits with random scores; a share `bad` of each is NaN or infinite."""
+    """Random candidates in the limits with random scores; a share `bad` of each is NaN or infinite.
+
+    The named scores risk and count are random too, and the situation's critic has a slope to climb.
+    """
     rng = np.random.default_rng(seed)
     chunks = rng.uniform(spec.low, spec.high, (batch, n, spec.horizon, spec.action_dim)).astype(np.float32)
     value, spread = rng.standard_normal((2, batch, n)).astype(np.float32)
@@ -39,14 +42,29 @@ def candidates(spec: Spec, batch: int, n: int, seed: int, bad: float = 0.0) -> t
     value, spread = np.where(hit[1], poison[1], value), np.where(hit[2], poison[2], np.abs(spread))
     chunks, value, spread = (torch.from_numpy(array) for array in (chunks, value, spread))
     finite = chunks.isfinite().flatten(2).all(2)
-    scores = Scores(value, spread, torch.from_numpy(rng.random((batch, n)) >= bad / 4))
-    return chunks, scores, situation(spec, finite, seed)
+    scored = torch.from_numpy(rng.random((batch, n)) >= bad / 4)
+    risk, count = torch.from_numpy(rng.standard_normal((2, batch, n)).astype(np.float32))
+    scores = Scores(value, spread, scored, {"risk": risk, "count": count})
+    return chunks, scores, situation(spec, finite, seed, slope=1.0)
 
 
-def situation(spec: Spec, finite: torch.Tensor, seed: int = 0) -> Situation:
-    rows = np.arange(len(finite))
+@dataclass(frozen=True)
+class Slope:
+    """A critic whose value rises by `slope` with every executed number."""
+
+    spec: Spec
+    scope: int
+    slope: float
+
+    def score(self, context: Any, chunks: torch.Tensor, lengths: torch.Tensor) -> Scores:
+        value = self.slope * chunks[:, :, : self.scope].sum((2, 3))
+        return Scores(value, torch.zeros_like(value), torch.ones_like(value, dtype=torch.bool))
+
+
+def situation(spec: Spec, finite: torch.Tensor, seed: int = 0, slope: float = 0.0) -> Situation:
+    rows, execute = np.arange(len(finite)), max(1, spec.horizon // 2)
     generators = randomness.generators(seed, rows, np.zeros_like(rows), "select")
-    return Situation(generators, finite, spec=spec, execute=max(1, spec.horizon // 2))
+    return Situation(generators, finite, spec=spec, execute=execute, critic=Slope(spec, execute, slope))
 
 
 def check_selector(selector: Any, spec: Spec, batch: int = 5, n: int = 7, trials: int = 20) -> None:
@@ -58,7 +76,7 @@ def check_selector(selector: Any, spec: Spec, batch: int = 5, n: int = 7, trials
         selection = selector(*given)
         assert given[0].equal(before) or given[0].isnan().any(), "a selector must not change its candidates"
         _check_selection(selector, selection, *given)
-        again = selector(*given[:2], situation(spec, given[2].finite, seed))
+        again = selector(*given[:2], situation(spec, given[2].finite, seed, slope=1.0))
         assert selection.index.equal(again.index), "expected the same choice from the same input and generators"
         assert torch.allclose(selection.chunk, again.chunk, equal_nan=True), "expected the same chunk again"
         _check_selector_rows(selector, selection, *given, spec=spec, seed=seed)
@@ -87,7 +105,12 @@ def _check_selector_rows(
     generators = situation(spec, at.finite, seed).generators[row]
     alone = selector(
         chunks[row],
-        Scores(scores.value[row], scores.spread[row], scores.scored[row]),
+        Scores(
+            scores.value[row],
+            scores.spread[row],
+            scores.scored[row],
+            {name: score[row] for name, score in scores.named.items()},
+        ),
         replace(at, generators=generators, finite=at.finite[row]),
     )
     usable = scored(scores, at) if selector.uses_critic else at.finite
@@ -129,6 +152,8 @@ def decision_of(chunk: np.ndarray, observation: Observation, execute: int | None
 
 def check_follower(follower: Any, spec: Spec, observation: Observation) -> None:
     """float32[B, A] inside the limits at every step of a chunk, each robot at its own offset."""
+    if hasattr(follower, "check"):
+        follower.check(spec)
     batch = observation.batch_size
     rng = np.random.default_rng(0)
     chunk = rng.uniform(spec.low, spec.high, (batch, spec.horizon, spec.action_dim)).astype(np.float32)

@@ -235,12 +235,13 @@ class HomingCritic:
     def score(self, context, chunks, lengths) -> Scores:
         end = context.value[:, None] + DT * chunks[:, :, : self.scope].sum(2)
         value = -end.norm(dim=2)
-        return Scores(value, torch.zeros_like(value), torch.ones_like(value, dtype=torch.bool))
+        named = {"risk": -value, "count": value}
+        return Scores(value, torch.zeros_like(value), torch.ones_like(value, dtype=torch.bool), named)
 
 
 @dataclass
 class FixedCritic:
-    """Says the same scores [B, N] whatever it is asked."""
+    """Says the same scores [B, N] whatever it is asked: gradient 0, risk 0, and the value as familiarity."""
 
     spec: Spec
     scope: int
@@ -256,7 +257,8 @@ class FixedCritic:
         self.seen.append(chunks)
         spread = torch.zeros_like(self.value) if self.spread is None else self.spread
         scored = torch.ones_like(self.value, dtype=torch.bool) if self.scored is None else self.scored
-        return Scores(self.value.clone(), spread.clone(), scored)
+        value = self.value + 0.0 * chunks.nan_to_num(0.0).sum()
+        return Scores(value, spread.clone(), scored, {"risk": torch.zeros_like(value), "count": value.detach()})
 
 
 @dataclass

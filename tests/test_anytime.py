@@ -141,6 +141,48 @@ def test_no_guide_touches_candidate_0():
         assert (part[:, 0] == first).all() and (part[:, 1:] == rest).all()
 
 
+@pytest.mark.parametrize("guide", [None, Meddling()])
+def test_exact_decisions_have_the_plain_policys_chunk_to_the_bit_whatever_n_is(guide):
+    # mutation: the first row of the large batch kept; the guide's call for candidate 0
+    class Rounding(FixedPolicy):
+        """A large batch is computed in another order, and a guided one in yet another."""
+
+        def sample(self, context, n, noise, prefix=None, guide=None):
+            chunks = noise * (1 + 1e-6 * (n > 1) + 1e-6 * (guide is not None))
+            return chunks, torch.full(noise.shape[:2], noise.shape[2])
+
+    policy, seen = Rounding(SPEC, torch.zeros(2, 1, 4, 2)), observation(SPEC, 2)
+    alone = Steerer(policy)(seen).chunk
+    exact, usual = (Steerer(policy, n=5, guide=guide, exact=exact)(seen) for exact in (True, False))
+    np.testing.assert_array_equal(exact.candidates[:, 0], alone[:])
+    assert (usual.candidates[:, 0] != alone).any()
+    np.testing.assert_array_equal(exact.candidates[:, 1:], usual.candidates[:, 1:])
+
+
+def test_a_part_that_knows_what_it_was_made_for_is_asked_before_anything_moves():
+    # mutation: check never called; called with another critic
+    class Picky:
+        def check(self, steerer, critic):
+            raise ValueError(f"made for another critic than {type(critic).__name__}")
+
+    with pytest.raises(ValueError, match="made for another critic than HomingCritic"):
+        Steerer(HomingPolicy(SPEC), HomingCritic(SPEC), gate=Picky())
+
+
+def test_parts_with_a_memory_are_told_when_episodes_begin():
+    # mutation: reset of the memory only
+    told = []
+
+    class Remembering(Samples):
+        def reset(self, rows):
+            told.append(rows)
+
+    steerer = Steerer(HomingPolicy(SPEC), proposer=Remembering())
+    steerer.reset()
+    steerer.reset([1])
+    assert told == [None, [1]]
+
+
 def test_a_proposer_with_the_wrong_number_of_candidates_is_refused():
     class Short(Samples):
         def __call__(self, request):

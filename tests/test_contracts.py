@@ -55,12 +55,16 @@ def test_every_selector_keeps_the_contract(name, spec):
     check_selector(components.load("selectors", name).Config().build(), spec)
 
 
-@pytest.mark.parametrize("name", components.names("gates"))
+# Those that need a file are held to the contract where the tests make one: test_more_gates, test_two_speeds.
+NEED_A_FILE = {"calibrated", "conformal", "fast"}
+
+
+@pytest.mark.parametrize("name", sorted({*components.names("gates")} - NEED_A_FILE))
 def test_every_gate_keeps_the_contract(name):
     check_gate(components.load("gates", name).Config().build(), MIXED)
 
 
-@pytest.mark.parametrize("name", components.names("followers"))
+@pytest.mark.parametrize("name", sorted({*components.names("followers")} - NEED_A_FILE))
 def test_every_follower_keeps_the_contract(name):
     check_follower(components.load("followers", name).Config().build(), MIXED, observation(MIXED))
 

@@ -111,6 +111,28 @@ def test_a_chunk_head_treats_rows_alone_and_depends_on_all_its_inputs(head):
         assert not torch.allclose(net(*changed), out, atol=1e-3)
 
 
+@pytest.mark.parametrize("head", ["mlp", "transformer"])
+def test_a_condition_serves_as_many_consecutive_rows_as_there_are_for_it(head):
+    # mutation: repeat instead of repeat_interleave / the last condition for all
+    net = chunk_head(head, 6, 4, 2, width=16, depth=2, heads=2)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=generator(1))
+    x, t = torch.randn(6, 4, 2, generator=generator()), torch.rand(3, generator=generator())
+    condition = net.condition(torch.randn(3, 6, generator=generator()))
+    each = net(x, t.repeat_interleave(2), condition.repeat_interleave(2, 0))
+    assert torch.allclose(net(x, t, condition), each, atol=1e-5)
+    assert torch.allclose(net(x[:2], t[:1], condition[:1]), each[:2], atol=1e-5)
+
+
+def test_a_transformer_modulates_once_per_condition_not_per_candidate():
+    # mutation: repeat the condition before the blocks
+    net, seen = ChunkTransformer(6, 4, 2, 8, 2, 2), []
+    for block in net.blocks:
+        block.modulation.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape))
+    net(torch.zeros(32, 4, 2), torch.zeros(1), torch.zeros(2, 8))
+    assert seen == [(2, 8), (2, 8)]
+
+
 def test_an_unknown_head_is_refused_with_the_list():
     with pytest.raises(ValueError, match="expected one of mlp, transformer, got 'unet'"):
         chunk_head("unet", 6, 4, 2, 16, 2, 2)
@@ -119,7 +141,7 @@ def test_an_unknown_head_is_refused_with_the_list():
 def test_a_fresh_transformer_block_changes_nothing_as_its_gates_start_at_zero():
     # mutation: do not zero the modulation's bias and weight
     block = DiTBlock(8, 2)
-    y, c = torch.randn(3, 4, 8, generator=generator()), torch.randn(3, 8, generator=generator(1))
+    y, c = torch.randn(3, 5, 4, 8, generator=generator()), torch.randn(3, 8, generator=generator(1))
     assert torch.equal(block(y, c), y)
 
 

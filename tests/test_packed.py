@@ -13,7 +13,8 @@ from torch import nn
 from robot_value.networks import packed as packed_module
 from robot_value.networks.chunk_head import ChunkMLP, ChunkTransformer
 from robot_value.networks.ensemble import EnsembleMLP
-from robot_value.networks.packed import PRECISIONS, error, packable, packed, race
+from robot_value.networks.images import ImageEncoder
+from robot_value.networks.packed import PRECISIONS, Packed, error, packable, packed, race
 from robot_value.networks.seeding import seeded_weights
 
 
@@ -40,9 +41,26 @@ def chunk_mlp(depth: int = 3) -> ChunkMLP:
         return ChunkMLP(6, 4, 2, 32, depth)
 
 
-def inputs_of(net: ChunkMLP, rows: int, times: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def transformer(depth: int = 2) -> ChunkTransformer:
+    """With gates that are open, unlike a fresh one's."""
+    with seeded_weights(0):
+        net = ChunkTransformer(6, 4, 2, 32, depth, 4)
+        for block in net.blocks:
+            nn.init.normal_(block.modulation.bias)
+            nn.init.normal_(block.modulation.weight, std=0.1)
+    return net
+
+
+def image_encoder(pooling: str = "average") -> ImageEncoder:
+    with seeded_weights(0):
+        return ImageEncoder(4, (8, 16), pooling)
+
+
+def inputs_of(
+    net: ChunkMLP | ChunkTransformer, rows: int, times: int, conditions: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     draw = generator()
-    condition = net.condition(torch.randn(rows, 6, generator=draw)).detach()
+    condition = net.condition(torch.randn(conditions, 6, generator=draw)).detach()
     return torch.randn(rows, 4, 2, generator=draw), torch.rand(times, generator=draw), condition
 
 
@@ -60,18 +78,37 @@ def test_a_packed_ensemble_gives_the_plain_numbers(rows, members, depth, layer_n
     assert torch.allclose(got, net(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [chunk_mlp, transformer])
 @pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("times", [1, 7])
-def test_a_packed_chunk_mlp_gives_the_plain_numbers(depth, times):
-    # mutation: forget the condition, or the time where every row has its own
-    net = chunk_mlp(depth)
-    inputs = inputs_of(net, 7, times)
+@pytest.mark.parametrize(("times", "conditions"), [(1, 6), (6, 6), (1, 1), (1, 2), (2, 2)])
+def test_a_packed_chunk_head_gives_the_plain_numbers(make, depth, times, conditions):
+    # mutation: forget the condition, or the time where every row has its own / repeat instead of repeat_interleave
+    net = make(depth)
+    inputs = inputs_of(net, 6, times, conditions)
     with packed(net, "float32"):
         got = net(*inputs)
     assert torch.allclose(got, net(*inputs), atol=1e-5)
 
 
-@pytest.mark.parametrize("net", [ensemble(), ensemble(False), chunk_mlp()], ids=["norm", "no norm", "chunk"])
+@pytest.mark.parametrize("pooling", ["average", "spatial_softmax"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_packed_image_encoder_gives_the_plain_numbers_from_the_weights_of_this_moment(pooling, rows):
+    # mutation: pack the blocks in place / skip the stem
+    net = image_encoder(pooling)
+    images = torch.randint(0, 256, (rows, 20, 24, 3), dtype=torch.uint8, generator=generator())
+    layout = [p.stride() for p in net.parameters()]
+    with packed(net, "float32"):
+        got = net(images)
+    with packed(net, "bfloat16"):
+        rounded = net(images)
+    assert torch.allclose(got, net(images), atol=1e-5)
+    assert 1e-5 < (rounded - got).abs().max() / got.abs().max() < 0.03 and rounded.dtype == torch.float32
+    assert [p.stride() for p in net.parameters()] == layout and {p.dtype for p in net.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "net", [ensemble(), ensemble(False), chunk_mlp(), transformer()], ids=["norm", "no norm", "chunk", "transformer"]
+)
 def test_bfloat16_rounds_hidden_layers_only(net):
     # mutation: _linear ignores dtype / the last layer in bfloat16 too (its outputs would sit on bfloat16's grid)
     inputs = packed_module.probe(net, 64)
@@ -87,12 +124,12 @@ def test_bfloat16_rounds_hidden_layers_only(net):
 @pytest.mark.parametrize("where", [0, 2])
 def test_what_is_not_finite_stays_so_and_keeps_to_its_row(value, precision, where):
     # mutation: nan_to_num on the way in
-    for net in (ensemble(), ensemble(False), chunk_mlp()):
-        inputs = packed_module.probe(net, 8)
+    for net in (ensemble(), ensemble(False), chunk_mlp(), transformer()):
+        inputs = packed_module.probe(net, 8 * 4 if isinstance(net, ChunkTransformer) else 8)
         inputs[min(where, len(inputs) - 1)][3].view(-1)[1] = value
         with packed(net, precision):
             out = net(*inputs)
-        rows = out if isinstance(net, ChunkMLP) else out.transpose(0, 1)
+        rows = out.transpose(0, 1) if isinstance(net, EnsembleMLP) else out
         assert rows.flatten(1).isfinite().all(1).tolist() == [True] * 3 + [False] + [True] * 4
 
 
@@ -132,10 +169,35 @@ def test_a_network_is_packed_once_per_block_and_not_at_all_where_nobody_calls_it
     assert calls == [both[0]]
 
 
+def test_weights_that_stay_are_packed_once_for_all_blocks_and_give_way_to_whoever_packed_before(monkeypatch):
+    # mutation: pack in __enter__ / take parts that are taken / forget to give one back
+    net, x, calls = ensemble(), torch.randn(4, 5, generator=generator()), []
+    kept, pack = Packed(net, "float32"), packed_module.pack
+    with packed(net, "float32"):
+        theirs = net.forward
+        with kept:
+            assert net.forward is theirs
+            net(x)  # the choice is made
+        assert net.forward is theirs
+    monkeypatch.setattr(packed_module, "pack", lambda part, dtype: calls.append(part) or pack(part, dtype))
+    for _ in range(3):
+        with kept, torch.no_grad():
+            assert torch.allclose(net(x), net.looped(x), atol=1e-5)
+    assert calls == [net] and "forward" not in vars(net)
+
+
+def test_where_a_gradient_is_asked_for_the_plain_network_answers():
+    # mutation: always the packed one, which has no gradient
+    net, x = ensemble(), torch.randn(4, 5, generator=generator(), requires_grad=True)
+    with packed(net, "bfloat16"), torch.enable_grad():
+        value = net(x)
+        assert torch.equal(value, net.looped(x))
+        assert torch.autograd.grad(value.sum(), x)[0].abs().min() > 0
+
+
 def test_what_cannot_be_packed_runs_as_always():
     # mutation: isinstance(part, nn.Module)
-    transformer = ChunkTransformer(6, 4, 2, 8, 1, 2)
-    net = nn.ModuleDict({"transformer": transformer, "q": ensemble(), "meta": ensemble().to("meta")})
+    net = nn.ModuleDict({"linear": nn.Linear(2, 2), "q": ensemble(), "meta": ensemble().to("meta")})
     assert packable(net) == [net["q"]]
     assert packable(lambda x: x) == []
     with packed(net, "off"):
@@ -147,7 +209,7 @@ def test_what_cannot_be_packed_runs_as_always():
 
 def test_the_probes_run_on_this_machine_and_keep_their_precision():
     # mutation: pack weights in the wrong dtype
-    for net in (ensemble(), chunk_mlp()):
+    for net in (ensemble(), chunk_mlp(), transformer(), image_encoder()):
         assert error(net, "float32") < 1e-5 < error(net, "bfloat16") < 0.03
         assert set(race(net, net.forward, ["float32"])) == {"off", "float32"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -178,7 +179,8 @@ def test_a_non_finite_number_anywhere_keeps_its_candidate_out(name, where, bad):
             finite[0, broken] = False
         else:
             getattr(given, where)[0, broken] = bad
-        selection = built(chunks, Scores(given.value, given.spread, torch.ones_like(finite)), situation(SPEC, finite))
+        given = replace(given, scored=torch.ones_like(finite))
+        selection = built(chunks, given, situation(SPEC, finite))
         if where == "chunk" or built.uses_critic:
             torch.testing.assert_close(selection.chunk[0], chunks[0, keep])
             assert selection.index.item() in (keep, -1) and selection.weights[0, keep] == 1

@@ -12,7 +12,9 @@ from scipy import stats
 from robot_value.statistics import (
     auroc,
     bootstrap,
+    holm,
     mcnemar,
+    noninferiority,
     paired_difference,
     ratio,
     reliability,
@@ -204,3 +206,44 @@ def test_nothing_to_summarise_is_refused(call):
 def test_reliability_refuses_unequal_vectors():
     with pytest.raises(ValueError, match="two equal vectors"):
         reliability([0.1], [0.1, 0.2])
+
+
+# Non-inferiority and several tests at once ------------------------------------------------------------------------
+
+
+def outcomes(wins: int, losses: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    arm, against = np.zeros(n, bool), np.zeros(n, bool)
+    arm[:wins], against[wins : wins + losses] = True, True
+    return arm, against
+
+
+@pytest.mark.parametrize(("wins", "losses", "n"), [(3, 5, 100), (0, 0, 50), (20, 9, 200), (0, 7, 80), (12, 0, 90)])
+def test_noninferiority_takes_its_variance_from_the_likeliest_rates_on_the_boundary(wins, losses, n):
+    # mutation: the variance of the observed rates (0 without discordant pairs); p and q exchanged
+    margin = 0.05
+
+    def unlikely(p: np.ndarray) -> np.ndarray:
+        same = n - wins - losses
+        return -sum(k * np.log(r) for k, r in ((wins, p), (losses, p + margin), (same, 1 - 2 * p - margin)) if k)
+
+    grid = np.linspace(1e-9, (1 - margin) / 2 - 1e-9, 400_001)
+    with np.errstate(divide="ignore"):
+        likeliest = grid[np.argmin(unlikely(grid))]
+    z = ((wins - losses) / n + margin) / math.sqrt((2 * likeliest + margin - margin**2) / n)
+    assert noninferiority(*outcomes(wins, losses, n), margin) == pytest.approx(stats.norm.sf(z), rel=1e-3)
+
+
+def test_noninferiority_lets_an_arm_at_the_margin_through_as_often_as_its_level_says():
+    # mutation: two-sided p; margin with the wrong sign
+    rng, n, p, margin = np.random.default_rng(0), 400, 0.08, 0.05
+    drawn = rng.multinomial(n, [p, p + margin, 1 - 2 * p - margin], 4000)
+    passed = np.mean([noninferiority(*outcomes(w, lost, n), margin) < 0.05 for w, lost, _ in drawn])
+    assert 0.03 < passed < 0.07
+    equal = rng.multinomial(n, [0.02, 0.02, 0.96], 400)
+    assert np.mean([noninferiority(*outcomes(w, lost, n), margin) < 0.05 for w, lost, _ in equal]) > 0.95
+
+
+def test_holm_multiplies_by_how_many_are_left_and_never_falls():
+    # mutation: Bonferroni; no running maximum; back in sorted order
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]

@@ -23,6 +23,7 @@ class Evaluate:
     critic: str = ""  # checkpoint of the critic
     shuffled_critic: str | None = None  # checkpoint of a critic trained with --windowing.reward_shuffle_seed: a control
     success_only_critic: str | None = None  # checkpoint of a critic trained with --windowing.success_only: a control
+    selectors: tuple[str, ...] = ()  # further arms: "all", or names of selectors, guide_*, proposer_*, gate_*
     out: str = "outputs/evaluate"  # folder of the page and of results.json
     workers: int = 2  # simulator processes; 0 simulates in this process
     batch_size: int = 50  # robots simulated at once
@@ -39,6 +40,7 @@ def run(argv: Sequence[str]) -> int:
     models = Models(0, Path(config.policy), {name: Path(path) for name, path in critics.items() if path})
     extras = Extras(title=f"robot_value: {task or parsed.names['robot']}")
     site, plan = Site(config.robot, config.batch_size, config.workers), replace(config.plan, videos=0)
+    plan = replace(plan, selectors=config.selectors or plan.selectors)
     page = study(site, [models], plan, Path(config.out), f"{parsed.names['robot']}/{task}", extras)
     print(f"{page}\n{page.with_name('results.json')}")
     return 0

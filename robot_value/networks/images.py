@@ -6,6 +6,7 @@ Spatial softmax (Levine et al. 2016): each channel's expected image position, (x
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,12 @@ class ImageEncoder(nn.Module):
         self.output = nn.Linear(pooled, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.movedim(-1, 1).float() / 127.5 - 1  # channels-last in memory, as the images came
-        x = self.blocks(self.stem(x))
+        return self.through(self.blocks, images)
+
+    def through(self, blocks: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """As `forward`, through these blocks (packed ones, see packing.py)."""
+        x = images.movedim(-1, 1).to(self.stem.weight.dtype) / 127.5 - 1  # channels-last in memory, as the images came
+        x = blocks(self.stem(x))
         x = spatial_softmax(x) if self.pooling == "spatial_softmax" else x.mean((-2, -1))
         return self.output(x)
 

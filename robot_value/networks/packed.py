@@ -3,10 +3,10 @@
     with packed(policy, "auto"):
         chunks, _ = policy.sample(context, n, noise)
 
-Inside the block every EnsembleMLP and ChunkMLP of the module computes from packed weights (see packing.py);
-transformers, image encoders and whatever lies on a GPU run as always. No precision is set blindly: each is probed
-against float64 on the network at hand, and "auto" takes the fastest that passed. Which one wins depends on the CPU:
-bfloat16 was twice as fast as float32 on one (Zen 5) and half as fast on another (Xeon without AMX).
+Inside the block every EnsembleMLP, ChunkMLP, ChunkTransformer and ImageEncoder of the module computes from packed
+weights (see packing.py); whatever lies on a GPU and whatever a gradient is asked for runs as always. No precision is
+set blindly: each is probed against float64 on the network at hand, and "auto" takes the fastest that passed. Which one
+wins depends on the CPU: bfloat16 was twice as fast as float32 on one (Zen 5), half as fast on another (Xeon, no AMX).
 """
 
 from __future__ import annotations
@@ -22,38 +22,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .chunk_head import ChunkMLP
+from .chunk_head import ChunkTransformer
 from .ensemble import EnsembleMLP
-from .packing import ROWS, pack
+from .images import ImageEncoder
+from .packing import ROWS, Part, pack
 
 PRECISIONS = ("off", "auto", "float32", "bfloat16")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.03}  # largest error against float64, over the largest output
 WORTHWHILE = 1.05  # "auto": clear of noise; name a precision where runs must repeat to the bit
-REPEATS = 10  # calls per precision in the race of "auto", about 0.2 s in all
+REPEATS = 10  # calls per precision in the race of "auto": 0.2 s in all for a perceptron, 5 s for a 40M transformer
+PIXELS = 128  # height and width of a probe's images
 
-Part = EnsembleMLP | ChunkMLP
 _choices: dict[tuple, str] = {}  # what was asked, of which sizes, with how many threads -> the choice
 
 
 @contextmanager
 def packed(module: Any, precision: str = "auto") -> Iterator[None]:
     """No gradients inside. A part packs its weights when first called in the block: do not train it there."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
-    parts = packable(module) if precision != "off" else []
-    with torch.no_grad():
-        try:
-            for part in parts:
-                part.forward = _packs_when_called(part, precision)  # on the instance, before the class's own
-            yield
-        finally:
-            for part in parts:
-                del part.forward
+    with torch.no_grad(), Packed(module, precision):
+        yield
+
+
+class Packed:
+    """`packed` for weights that stay as they are: packed once, at the first call, for all `with` blocks to come.
+
+    A robot's steering keeps one per network. Where a gradient is asked for inside, the plain network answers.
+    """
+
+    def __init__(self, module: Any, precision: str = "auto") -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        parts = packable(module) if precision != "off" else []
+        self._forwards = [(part, _packs_when_called(part, precision)) for part in parts]
+        self._taken: list[Part] = []
+
+    def __enter__(self) -> None:
+        for part, forward in self._forwards:
+            if "forward" not in vars(part):  # else somebody has packed it already, and it is theirs
+                part.forward = forward  # on the instance, before the class's own
+                self._taken.append(part)
+
+    def __exit__(self, *failure: object) -> None:
+        while self._taken:
+            del self._taken.pop().forward
 
 
 def packable(module: Any) -> list[Part]:
-    """The parts that `packed` can speed up; those already packed are left to whoever packed them."""
+    """The parts that can be sped up; those already packed are left to whoever packed them."""
     if not isinstance(module, nn.Module) or not torch.backends.mkldnn.is_available():
         return []
     parts = [part for part in module.modules() if isinstance(part, Part)]
@@ -68,7 +84,7 @@ def _packs_when_called(part: Part, precision: str) -> Callable[..., Tensor]:
         choice = choose(part, plain, precision)
         return plain if choice == "off" else pack(part, DTYPES[choice])
 
-    return lambda *inputs: fast()(*inputs)
+    return lambda *inputs: plain(*inputs) if torch.is_grad_enabled() else fast()(*inputs)
 
 
 def choose(part: Part, plain: Callable[..., Tensor], asked: str) -> str:
@@ -98,7 +114,8 @@ def _fastest(part: Part, plain: Callable[..., Tensor]) -> str:
 def error(part: Part, precision: str) -> float:
     """Largest error over the largest output, against float64; infinite where a NaN row leaks or turns into numbers."""
     inputs = probe(part)
-    inputs[0][0] = torch.nan
+    if inputs[0].is_floating_point():
+        inputs[0][0] = torch.nan
     got = pack(part, DTYPES[precision])(*inputs)
     exact = _float64(part)(*(x.double() for x in inputs))
     if not torch.equal(got.isfinite(), exact.isfinite()):
@@ -124,6 +141,10 @@ def probe(part: Part, rows: int = ROWS) -> tuple[Tensor, ...]:
     draw = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0))
     if isinstance(part, EnsembleMLP):
         return (draw(rows, part.weights[0].shape[2]),)
+    if isinstance(part, ImageEncoder):
+        return ((draw(2, PIXELS, PIXELS, 3) * 40 + 128).clamp(0, 255).byte(),)
+    if isinstance(part, ChunkTransformer):
+        rows = max(2, rows // part.shape[0])  # a product's rows are steps
     return draw(rows, *part.shape), torch.full((1,), 0.3), draw(rows, part.condition.out_features)
 
 

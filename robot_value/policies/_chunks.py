@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ..flow import Guide
 from ..normalize import Normalizer
 from ..types import Spec, Steering
 
-Network = Callable[[Tensor, float, Tensor], Tensor]  # (x [rows, H, A], t, condition [rows, C]) -> [rows, H, A]
+Network = Callable[[Tensor, float, Tensor], Tensor]  # (x [B n, H, A], t, condition [B, C] shared by n) -> as x
 Integrate = Callable[..., Tensor]  # (predict(x, t), noise [B, N, H, A], guide, prefix) -> x, same shape
 
 
@@ -27,23 +28,15 @@ def sample_chunks(
     """All B * N candidates as one batch: a tile at a time through all steps, or step by step where a guide looks on."""
     n = noise.shape[1]
     if guide is not None:
-        conditions = condition.repeat_interleave(n, 0)
+        return _step_by_step(network, integrate, noise, condition, prefix, guide, tile)
 
-        def predict(x: Tensor, t: float) -> Tensor:
-            def rows(x: Tensor, condition: Tensor) -> Tensor:
-                return in_tiles(lambda x, c: network(x, t, c), tile, (x, condition))
+    def robots(noise: Tensor, condition: Tensor, prefix: Tensor | None) -> Tensor:
+        def shared(x: Tensor, t: float) -> Tensor:
+            return network(x.flatten(0, 1), t, condition).view_as(x)
 
-            return on_finite_rows(rows, x.flatten(0, 1), conditions).view_as(x)
+        return in_tiles(lambda noise: integrate(shared, noise, None, prefix), tile, (noise,), dim=1)
 
-        return integrate(predict, noise, guide, prefix)
-
-    def path(noise: Tensor, row: Tensor, prefix: Tensor | None) -> Tensor:
-        own = condition[row]  # repeated a tile at a time, and so never out of cache
-        return integrate(lambda x, t: network(x[:, 0], t, own)[:, None], noise, None, prefix)
-
-    row = torch.arange(len(condition), device=noise.device).repeat_interleave(n)
-    prefix = None if prefix is None else prefix.repeat_interleave(n, 0)
-    return in_tiles(path, tile, (noise.flatten(0, 1)[:, None], row, prefix)).view_as(noise)
+    return in_tiles(robots, max(1, tile // n), (noise, condition, prefix))
 
 
 def check_horizon(spec: Spec) -> None:
@@ -51,10 +44,16 @@ def check_horizon(spec: Spec) -> None:
         raise ValueError("spec.horizon: expected at least 1 step, got 0; decide with spec.choose(horizon=...)")
 
 
-def check_noise(noise: Tensor, batch: int, n: int, spec: Spec) -> None:
+def check_noise(noise: Tensor, batch: int, n: int, spec: Spec, name: str = "noise") -> None:
     expected = (batch, n, spec.horizon, spec.action_dim)
     if tuple(noise.shape) != expected:
-        raise ValueError(f"noise: expected [B, n, H, A] = {list(expected)}, got {list(noise.shape)}")
+        raise ValueError(f"{name}: expected [B, n, H, A] = {list(expected)}, got {list(noise.shape)}")
+
+
+def check_times(start: Tensor) -> Tensor:
+    if not ((start >= 0) & (start <= 1)).all():
+        raise ValueError(f"start: expected flow times from 0 (noise) to 1 (the chunk itself), got {start.tolist()}")
+    return start
 
 
 def clip(chunks: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -68,35 +67,79 @@ def full_lengths(chunks: Tensor) -> Tensor:
 
 
 def in_spec_units(guide: Guide | None, normalizer: Normalizer) -> Guide | None:
-    """The guide as the sampler sees it: x_hat goes out in spec units, its gradient comes back by the chain rule."""
+    """The guide as the sampler sees it: x_hat goes out in spec units, and what comes back is turned into its own.
+
+    With chunk = scale * x + offset a gradient is multiplied by the scale (chain rule), a displacement divided by it.
+    """
     if guide is None:
         return None
 
     def model_guide(x_hat: Tensor, t: float) -> Steering:
         steering = guide(normalizer.unnormalize(x_hat), t)
-        if steering.gradient is None:
-            return steering
         scale = torch.as_tensor(normalizer.scale, device=x_hat.device)  # d chunk / d x
-        return Steering(steering.gradient * scale, steering.keep, steering.resample)
+        gradient = None if steering.gradient is None else steering.gradient * scale
+        displacement = None if steering.displacement is None else steering.displacement / scale
+        return replace(steering, gradient=gradient, displacement=displacement)
 
     return model_guide
 
 
-def in_tiles(function: Callable[..., Tensor], tile: int, rows: Sequence[Tensor | None]) -> Tensor:
+def in_tiles(function: Callable[..., Tensor], tile: int, rows: Sequence[Tensor | None], dim: int = 0) -> Tensor:
     """function over at most `tile` rows at a time: a tile stays in cache through all layers and all sampler steps."""
-    total = len(rows[0])
+    total = rows[0].shape[dim]
     if total <= tile:
         return function(*rows)
-    pieces = [[None if r is None else r[i : i + tile] for r in rows] for i in range(0, total, tile)]
-    return torch.cat([function(*piece) for piece in pieces])
+    starts = range(0, total, tile)
+    pieces = [[None if r is None else r.narrow(dim, i, min(tile, total - i)) for r in rows] for i in starts]
+    return torch.cat([function(*piece) for piece in pieces], dim)
 
 
-def on_finite_rows(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, condition: Tensor) -> Tensor:
-    """function over the rows still alive; pruned (NaN) rows cost nothing and stay NaN."""
-    alive = x.flatten(1).isfinite().all(1)
+def _step_by_step(
+    network: Network,
+    integrate: Integrate,
+    noise: Tensor,
+    condition: Tensor,
+    prefix: Tensor | None,
+    guide: Guide,
+    tile: int,
+) -> Tensor:
+    """Pruned candidates (NaN) cost nothing; who is alive is asked again only after some were dropped or resampled."""
+    alive, own, changed = None, condition, False  # bool[B, N], None: all; a condition per robot or living candidate
+
+    def watched(x_hat: Tensor, t: float) -> Steering:
+        nonlocal changed
+        steering = guide(x_hat, t)
+        changed = changed or steering.keep is not None or steering.resample is not None
+        return steering
+
+    def predict(x: Tensor, t: float) -> Tensor:
+        nonlocal alive, own, changed
+        if changed:
+            alive, own, changed = *living(x, condition), False
+        if alive is None:
+            return network_in_tiles(x, t, own)
+        if not len(own):
+            return torch.full_like(x, torch.nan)
+        out = network_in_tiles(x[alive].view(len(own), -1, *x.shape[2:]), t, own).flatten(0, 1)
+        return torch.full_like(x, torch.nan).index_put((alive,), out)
+
+    def network_in_tiles(x: Tensor, t: float, own: Tensor) -> Tensor:
+        def rows(x: Tensor, own: Tensor) -> Tensor:
+            return network(x.flatten(0, 1), t, own).view_as(x)
+
+        return in_tiles(rows, max(1, tile // x.shape[1]), (x, own))
+
+    return integrate(predict, noise, watched, prefix)
+
+
+def living(x: Tensor, condition: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Which of x [B, N, H, A] are finite, bool[B, N] or None for all, and their conditions.
+
+    Where every robot has as many candidates left they share its condition [B, C]; else each has its own [rows, C].
+    """
+    alive = x.isfinite().all(3).all(2)
+    counts = alive.sum(1)
     if alive.all():
-        return function(x, condition)
-    out = torch.full_like(x, torch.nan)
-    if alive.any():
-        out[alive] = function(x[alive], condition[alive])
-    return out
+        return None, condition
+    even = bool((counts == counts[0]).all() & (counts[0] > 0))
+    return alive, condition if even else condition.repeat_interleave(counts, 0)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..flow import SAMPLERS, Guide, Velocity, interpolate, masked_square, velocity_target
+from ..flow import SAMPLERS, Guide, Velocity, from_time, interpolate, masked_square, velocity_target
 from ..networks.chunk_head import chunk_head
 from ..networks.observation import EncoderConfig, ObservationEncoder
 from ..networks.seeding import normal, seeded_weights, uniform
 from ..normalize import Normalizer, Statistics
 from ..sampling import to_tensors
 from ..types import Features, Observation, Spec
-from ._chunks import check_horizon, check_noise, clip, full_lengths, in_spec_units, sample_chunks
+from ._chunks import check_horizon, check_noise, check_times, clip, full_lengths, in_spec_units, in_tiles, sample_chunks
 
 if TYPE_CHECKING:
     from ..sampling import ChunkBatch
@@ -84,6 +84,32 @@ class FlowPolicy(nn.Module):
         )
         chunks = clip(self.actions.unnormalize(x), self.low, self.high)
         return chunks, full_lengths(chunks)
+
+    # x = (1 - start) z + start chunk, then the flow from `start` to 1
+    @torch.no_grad()
+    def finish(
+        self,
+        context: Features,
+        chunks: Tensor,  # float32[B, n, H, A], spec units: what the chunks look like so far, another model's too
+        start: float | Tensor,  # flow time in [0, 1], or one per candidate [B, n]; 0 is `sample`, 1 keeps the chunk
+        noise: Tensor,  # float32[B, n, H, A], standard normal
+    ) -> Tensor:
+        """Chunks float32[B, n, H, A] in spec units, NaN where not finite; `sample_steps` steps whatever `start` is."""
+        batch, n = noise.shape[:2]
+        check_noise(noise, len(context.value), n, self.spec)
+        check_noise(chunks, batch, n, self.spec, "chunks")
+        times = check_times(torch.as_tensor(start, dtype=self.low.dtype, device=self.low.device)).expand(batch, n)
+        data, noise = (x.to(self.low).flatten(0, 1) for x in (self.actions.normalize(chunks.to(self.low)), noise))
+        times, condition = times.reshape(-1), self.head.condition(context.value)
+
+        def path(x: Tensor, time: Tensor, row: Tensor) -> Tensor:
+            own = condition[row]
+            velocity = from_time(time[:, None], lambda x, t: self.head(x[:, 0], t[:, 0], own)[:, None])
+            return self._integrate(velocity, x[:, None], None, None)
+
+        row = torch.arange(batch, device=times.device).repeat_interleave(n)
+        x = in_tiles(path, self.config.tile, (interpolate(noise, data, times), times, row))
+        return clip(self.actions.unnormalize(x.view_as(chunks)), self.low, self.high)
 
     def _network(self, x: Tensor, t: float, condition: Tensor) -> Tensor:
         return self.head(x, torch.full((1,), t, device=x.device), condition)

@@ -62,6 +62,8 @@ class Panel:
         return Scores(scores.value, scores.spread, known, named)
 
     def score_noise(self, context: Contexts, noise: torch.Tensor, time: torch.Tensor | None = None) -> Scores:
+        if not hasattr(self.main, "score_noise"):
+            raise ValueError(f"score_noise: expected a main critic of noise, got {_version(self.main)}")
         return self.main.score_noise(context.main, noise, time)
 
     def check_policy(self, policy: ChunkPolicy) -> None:

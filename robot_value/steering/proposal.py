@@ -56,8 +56,10 @@ class Request:
     critic: Critic | None = None
     critic_context: Any = None
     previous: torch.Tensor | None = None  # float32[B, H, A], the last decision's plan from the observation on, or NaN
+    past: torch.Tensor | None = None  # float32[B, H, A], what it told for the H steps before the observation, or NaN
     guide: Guide | None = None
     first: int = 0  # index of the first candidate wanted: with a deadline they are asked for in blocks
+    exact: bool = False  # candidate 0 is sampled alone, unguided, as the plain policy would: equal to the bit
 
     @property
     def batch(self) -> int:
@@ -75,20 +77,13 @@ class Request:
         return randomness.generators(self.seed, self.observation.episode, self.observation.step, stream)
 
     def sample(self, noise: torch.Tensor, guided: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """The policy's chunks float32[B, n, H, A] and lengths int64[B, n], beginning with the committed actions.
-
-        One call of the policy per distinct count of committed steps: one in all on a synchronous robot.
-        """
-        counts = np.unique(self.observation.committed)
-        if len(counts) == 1:
-            return self._continue(noise, int(counts[0]), guided)
-        chunks = torch.empty_like(noise)
-        lengths = torch.empty(noise.shape[:2], dtype=torch.int64, device=noise.device)
-        for count in counts:
-            rows = self.observation.committed == count
-            mask = torch.from_numpy(rows).to(noise.device)
-            chunks[mask], lengths[mask] = self.rows(rows)._continue(noise[mask], int(count), guided)
-        return chunks, lengths
+        """The policy's chunks float32[B, n, H, A] and lengths int64[B, n], beginning with the committed actions."""
+        if not self.exact or self.first:
+            return self._sample(noise, guided)
+        if noise.shape[1] == 1:
+            return self._sample(noise, guided=False)
+        plain, all_of_them = self._sample(noise[:, :1], guided=False), self._sample(noise, guided)
+        return tuple(torch.cat([first, rest[:, 1:]], 1) for first, rest in zip(plain, all_of_them, strict=True))
 
     def rows(self, rows: np.ndarray) -> Request:
         """The chosen robots only, bool[B]."""
@@ -99,7 +94,21 @@ class Request:
             observation=self.observation.rows(rows),
             critic_context=None if self.critic_context is None else self.critic_context.select(mask),
             previous=None if self.previous is None else self.previous[mask],
+            past=None if self.past is None else self.past[mask],
         )
+
+    def _sample(self, noise: torch.Tensor, guided: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """One call of the policy per distinct count of committed steps: one in all on a synchronous robot."""
+        counts = np.unique(self.observation.committed)
+        if len(counts) == 1:
+            return self._continue(noise, int(counts[0]), guided)
+        chunks = torch.empty_like(noise)
+        lengths = torch.empty(noise.shape[:2], dtype=torch.int64, device=noise.device)
+        for count in counts:
+            rows = self.observation.committed == count
+            mask = torch.from_numpy(rows).to(noise.device)
+            chunks[mask], lengths[mask] = self.rows(rows)._continue(noise[mask], int(count), guided)
+        return chunks, lengths
 
     def _continue(self, noise: torch.Tensor, committed: int, guided: bool) -> tuple[torch.Tensor, torch.Tensor]:
         n, horizon = noise.shape[1], self.policy.spec.horizon
@@ -129,24 +138,21 @@ def propose(proposer: Proposer, request: Request) -> Proposal:
     return Proposal(chunks, lengths, finite)
 
 
+# What each part of a Steering says of candidate 0.
+UNTOUCHED = {"gradient": 0.0, "displacement": 0.0, "churn": 0.0, "keep": True, "resample": 0}
+
+
 def spare_first(guide: Guide, request: Request) -> Callable[[torch.Tensor, float], Steering]:
     """The guide for this decision, with its hands off candidate 0: not moved, not pruned, not replaced."""
     steer = guide.begin(request)
+    if request.first:
+        return steer
 
     def spared(x_hat: torch.Tensor, t: float) -> Steering:
         given = steer(x_hat, t)
         return replace(given, **{name: _first(getattr(given, name), to) for name, to in UNTOUCHED.items()})
 
-    spared.pulls_back = getattr(steer, "pulls_back", getattr(guide, "pulls_back", False))
     return spared
-
-
-UNTOUCHED = {
-    "gradient": 0.0,
-    "displacement": 0.0,
-    "keep": True,
-    "resample": 0,
-}  # what each part of a Steering says of candidate 0
 
 
 def _first(part: torch.Tensor | None, value: float) -> torch.Tensor | None:

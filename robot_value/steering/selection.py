@@ -25,14 +25,28 @@ def uniform(usable: torch.Tensor) -> torch.Tensor:
     return usable.double() / usable.sum(1, keepdim=True).clamp_min(1)
 
 
-def softmax(value: torch.Tensor, usable: torch.Tensor, temperature: float) -> torch.Tensor:
-    """float64[B, N]: softmax(z / T), z the value's z-score over usable candidates; equal values get equal weights."""
+def named(scores: Scores, name: str) -> torch.Tensor:
+    """float32[B, N]: what another critic says. Raises ValueError where none was asked."""
+    if name not in scores.named:
+        raise ValueError(
+            f"named score {name!r}: expected a critic that gives it, got {sorted(scores.named) or 'none'}; "
+            f"put one beside the main critic (an arm's `also`, or steering.panel.Panel(critic, {{{name!r}: other}}))"
+        )
+    return scores.named[name]
+
+
+def zscore(value: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
+    """float64[B, N]: value in standard deviations from the usable candidates' mean; 0 where all are equal."""
     weight, value = uniform(usable), torch.where(usable, value, 0.0).double()
     centred = torch.where(usable, value - (weight * value).sum(1, keepdim=True), 0.0)
     deviation = (weight * centred.square()).sum(1, keepdim=True).sqrt()
     rounding = 1e-6 * value.abs().amax(1, keepdim=True)  # a float32 critic's noise is not a preference
-    z = torch.where(deviation > rounding, centred / deviation, 0.0)
-    logits = (z / temperature).masked_fill(~usable, -torch.inf)
+    return torch.where(deviation > rounding, centred / deviation, 0.0)
+
+
+def softmax(value: torch.Tensor, usable: torch.Tensor, temperature: float) -> torch.Tensor:
+    """float64[B, N]: softmax(z / T), z the value's z-score over usable candidates; equal values get equal weights."""
+    logits = (zscore(value, usable) / temperature).masked_fill(~usable, -torch.inf)
     return torch.where(usable.any(1, keepdim=True), logits.softmax(1), 0.0)
 
 
@@ -49,6 +63,13 @@ def pick(chunks: torch.Tensor, index: torch.Tensor, weights: torch.Tensor | None
         weights = torch.nn.functional.one_hot(index, chunks.shape[1])
     rows = torch.arange(len(chunks), device=chunks.device)
     return Selection(index, chunks[rows, index], weights.to(chunks.dtype))
+
+
+def best(chunks: torch.Tensor, score: torch.Tensor, usable: torch.Tensor) -> Selection:
+    """The usable candidate of the highest score [B, N]; a row without one gets a NaN chunk, which nobody executes."""
+    selection, some = pick(chunks, score.masked_fill(~usable, -torch.inf).argmax(1)), usable.any(1)
+    chunk = torch.where(some[:, None, None], selection.chunk, torch.nan)
+    return Selection(torch.where(some, selection.index, -1), chunk, selection.weights)
 
 
 def average(chunks: torch.Tensor, weights: torch.Tensor, situation: Situation) -> Selection:

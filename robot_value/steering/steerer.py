@@ -56,10 +56,12 @@ class Steerer:
         proposer: Proposer | None = None,  # None: samples of the policy
         guide: Guide | None = None,  # steps into the policy's sampler
         deadline: float | None = None,  # s per decision; what is scored when the time is up competes
+        exact: bool = False,  # candidate 0 costs a call of its own, and is the plain policy's to the bit whatever N is
     ) -> None:
         self.policy, self.critic = policy, critic
         self.selector, self.gate = selector or first.Config().build(), gate or always.Config().build()
-        self.proposer, self.guide, self.deadline = proposer or samples.Config().build(), guide, deadline
+        self.proposer, self.guide = proposer or samples.Config().build(), guide
+        self.deadline, self.exact = deadline, exact
         self.n, self.seed, self.device, self.clock = n, seed, torch.device(device), clock
         horizon = policy.spec.horizon
         self.execute = execute if execute is not None else critic.scope if critic is not None else horizon
@@ -74,6 +76,9 @@ class Steerer:
             self._check_deadline(deadline)
         if critic is not None:
             self._check_critic(critic)
+        for part in self._parts().values():
+            if hasattr(part, "check"):  # a gate knows what it was calibrated for
+                part.check(self, critic)
         self._plain = n == 1 or isinstance(self.selector, first.First)  # candidate 0 is what is asked for
         self._memory, self._next_critic = Memory(), None
 
@@ -96,6 +101,8 @@ class Steerer:
 
         critic = load_model(version, self.device)
         self._check_critic(critic)
+        if hasattr(self.gate, "check"):
+            self.gate.check(self, critic)
         self._next_critic = critic
 
     @torch.no_grad()
@@ -136,6 +143,7 @@ class Steerer:
     def _request(self, observation: Observation) -> Request:
         context = self.policy.encode(observation)
         previous = self._memory.recall(observation, observation.step)
+        past = self._memory.recall(observation, observation.step - self.policy.spec.horizon)
         return Request(
             policy=self.policy,
             context=context,
@@ -147,7 +155,9 @@ class Steerer:
             critic=self.critic,
             critic_context=None if self.critic is None else self.critic.encode(observation, context),
             previous=None if previous is None else torch.from_numpy(previous).to(self.device),
+            past=None if past is None else torch.from_numpy(past).to(self.device),
             guide=self.guide,
+            exact=self.exact,
         )
 
     def _candidates(self, request: Request, started: float, lap: Callable[[str], None]) -> Candidates:

@@ -16,8 +16,6 @@ class Config:
 
 
 class Plain:
-    open_loop = True  # never looks at observations: a simulated robot may play the whole chunk in one message
-
     open_loop = True  # never looks at the observation: a simulated robot may take the whole block at once
 
     def action(self, observation: Observation, decision: Decision, offset: np.ndarray) -> np.ndarray:

@@ -1,0 +1,126 @@
+"""A result of `bench_steering` as Markdown: harm, every arm by pair, headroom, and success by N."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Result = Mapping[str, Any]
+
+
+def steering(found: Result) -> list[str]:
+    return [*_about(found), "", *_harm(found), "", *_arms(found), "", *_headroom(found), "", *_by_n(found)]
+
+
+def _about(found: Result) -> list[str]:
+    p, machine = found["protocol"], found["machine"]
+    missing = sorted({f"{row['pair']}: {', '.join(row['missing'])}" for row in found["rows"] if row["missing"]})
+    n = p["training_seeds"]
+    return [
+        f"{len(found['rows'])} pairs, {n} training seed{'s' * (n > 1)} each. Recipe everywhere: {p['selector']}, N = "
+        f"{p['n']}, temperature {p['temperature']:g}. Gates calibrated on seeds {p['validation_seed']} to "
+        f"{p['validation_seed'] + p['validation_episodes'] - 1}; figures from seeds {p['test_seed']} to "
+        f"{p['test_seed'] + p['test_episodes'] - 1} (other arms: the first {p['table_episodes']}). "
+        f"{machine['cores']} cores, GPU: {machine['gpu'] or 'none'}."
+        + (f" Not finished: {'; '.join(missing)}." if missing else "")
+    ]
+
+
+def _harm(found: Result) -> list[str]:
+    """One row per pair and critic."""
+    lines = _head("pair", "critic", "n", "base", "ungated - base", "gated - base", "abstained", "non-inferior (Holm p)")
+    for row in found["do_no_harm"]["rows"]:
+        cells = [row["pair"], CRITICS[row["critic"]], str(row["n"]), f"{row['base']['success']:.3f}"]
+        cells += [_gap(row["ungated"]), _gap(row["gated"]), f"{row['gated']['abstained']:.0%}"]
+        lines.append(_line([*cells, f"{'yes' if row['noninferior'] else '**no**'} ({row['p_holm']:.4f})"]))
+    margin, harm = found["do_no_harm"]["margin"], found["do_no_harm"]["rows"]
+    gains = [row for row in harm if row["share_of_gain_kept"] is not None]
+    kept = [row for row in gains if row["share_of_gain_kept"] >= 0.5]
+    safe = sum(row["noninferior"] for row in harm)
+    return [
+        *lines,
+        "",
+        f"Margin {100 * margin:g} points: {safe} of {len(harm)} shown non-inferior. Where the ungated gain is "
+        f"significant ({len(gains)} of {len(harm)}), the gate keeps at least half of it in {len(kept)}.",
+    ]
+
+
+CRITICS = {"main": "its own", "shuffled": "shuffled rewards", "other": "another task's"}
+
+
+def _arms(found: Result) -> list[str]:
+    rows = [row for row in found["rows"] if "arms" in row]
+    if not rows:
+        return ["No table yet."]
+    lines = _head("arm", *(row["pair"] for row in rows), "mean - base", "ms")
+    for name in rows[0]["arms"]:
+        arms = [row["arms"][name] for row in rows]
+        cells = [f"{_marked(arm)}{arm['success']:.2f}" for arm in arms]
+        gaps = [arm["minus_base"]["mean"] for arm in arms if arm["minus_base"]]
+        ms = [sum(row["latency_ms"][name].values()) for row in rows if name in row.get("latency_ms", {})]
+        mean = f"{sum(gaps) / len(gaps):+.3f}" if gaps else ""
+        lines.append(_line([name, *cells, mean, f"{sum(ms) / len(ms):.1f}" if ms else ""]))
+    n = rows[0]["arms"]["base"]["n"]
+    return [*lines, "", f"n = {n} per cell; + and - mark a 95 % interval of the paired difference that excludes 0."]
+
+
+def _marked(arm: Result) -> str:
+    gap = arm["minus_base"]
+    if not gap or gap["ci95"][0] <= 0 <= gap["ci95"][1]:
+        return ""
+    return "+ " if gap["mean"] > 0 else "- "
+
+
+def _headroom(found: Result) -> list[str]:
+    lines = _head(
+        "pair", "episodes", "first", "recipe", "best of N", "pass@N", "recovered", "rank correlation", "regret"
+    )
+    for row in found["rows"]:
+        if room := row.get("headroom"):
+            recovered = (
+                "" if room["recovered"] is None else f"{room['recovered']:.2f} {_interval(room['ci95_recovered'])}"
+            )
+            rank = "" if room["rank_correlation"] is None else f"{room['rank_correlation']:.2f}"
+            cells = [row["pair"], str(room["n_episodes"])]
+            cells += [f"{room[name]:.2f}" for name in ("base", "selector", "oracle", "pass_at_n")]
+            lines.append(_line([*cells, recovered, rank, f"{room['regret']:.2f}"]))
+    r = found["recovered"]
+    if r["mean"] is None:
+        return [*lines, "", f"No pair has {100 * r['least_headroom']:g} points of headroom: recovery is not shown."]
+    verdict = "shown" if r["shown"] else "**not shown**"
+    return [
+        *lines,
+        "",
+        f"Mean recovered over the {len(r['pairs'])} pairs with at least {100 * r['least_headroom']:g} points of "
+        f"headroom ({len(r['not_used_to_design'])} of them not used to design the recipe): {r['mean']:.2f} "
+        f"{_interval(r['ci95'])}; goal {r['goal']:.2f}: {verdict}.",
+    ]
+
+
+def _by_n(found: Result) -> list[str]:
+    rows = [row for row in found["rows"] if "success_by_n" in row]
+    if not rows:
+        return ["No curves yet."]
+    counts = [point["candidates"] for point in rows[0]["success_by_n"]["recipe"]]
+    lines = _head("pair", "way", *(f"N = {n}" for n in counts))
+    for row in rows:
+        for way, points in row["success_by_n"].items():
+            lines.append(_line([row["pair"], way, *(f"{point['success']:.2f}" for point in points)]))
+    n = rows[0]["success_by_n"]["recipe"][0]["n"]
+    return [*lines, "", f"n = {n} per point, validation seeds."]
+
+
+def _gap(gap: Result) -> str:
+    return f"{gap['mean']:+.3f} [{gap['ci95'][0]:+.3f}, {gap['ci95'][1]:+.3f}]"
+
+
+def _interval(ci95: list[float | None]) -> str:
+    return "(no bound)" if None in ci95 else f"[{ci95[0]:.2f}, {ci95[1]:.2f}]"
+
+
+def _head(*names: str) -> list[str]:
+    return [_line(names), _line(["---"] * len(names))]
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
