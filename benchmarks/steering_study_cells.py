@@ -97,7 +97,19 @@ def test(cell: Cell) -> dict[str, Any]:
     arms = [Arm("base"), *(recipe(cell, f"recipe_{critic}", critic) for critic in CRITICS)]
     limits = {critic: float(chosen[critic]["threshold"]) for critic in CRITICS}
     arms += [gated(recipe(cell, f"gated_{critic}", critic), limits[critic]) for critic in CRITICS]
-    return {"arms": rows(play(cell, arms, cell.made.protocol.test))}
+    played = play(cell, arms, cell.made.protocol.test)
+    return {"arms": rows(played), "never_is_base": verified(cell, arms, played["base"])}
+
+
+def verified(cell: Cell, arms: Sequence[Arm], base: ArmResult) -> bool:
+    """Gates that never act, really played on a few seeds, give the plain policy's episodes."""
+    p = cell.made.protocol
+    never = [arm for arm in arms if plainly(arm).n != arm.n]
+    seeds = p.test[: p.verify_episodes]
+    found = [play(cell, [replace(arm, name="never")], seeds, as_they_are=True)["never"] for arm in never]
+    first = slice(len(seeds))
+    same = [(f.steps == base.steps[:, first]).all() and (f.reward == base.reward[:, first]).all() for f in found]
+    return bool(all(same))
 
 
 def table(cell: Cell) -> dict[str, Any]:
@@ -108,9 +120,9 @@ def table(cell: Cell) -> dict[str, Any]:
 
 
 def counts(cell: Cell) -> dict[str, Any]:
-    """Success by N: the recipe, argmax, and the critic-free mean."""
+    """Success by N: the recipe, and argmax."""
     p = cell.made.protocol
-    ways = [recipe(cell, "recipe"), Arm("argmax", "argmax", critic="main"), Arm("mean", "mean")]
+    ways = [recipe(cell, "recipe"), Arm("argmax", "argmax", critic="main")]
     arms = [replace(way, name=f"{way.name}_{n}", n=n, exact=False) for way in ways for n in p.counts]
     return {"arms": rows(play(cell, arms, p.validation[: p.count_episodes]))}
 
@@ -151,11 +163,12 @@ PARTS: Mapping[str, Callable[[Cell], dict[str, Any]]] = {
 }
 
 
-def play(cell: Cell, arms: Sequence[Arm], seeds: Sequence[int]) -> dict[str, ArmResult]:
-    """Arms that differ in their names alone are played once: they are the same computation."""
+def play(cell: Cell, arms: Sequence[Arm], seeds: Sequence[int], as_they_are: bool = False) -> dict[str, ArmResult]:
+    """Arms that are the same computation are played once, unless they are wanted as they are."""
     policy, critics = models(cell)
-    same = {arm.name: json.dumps(asdict(replace(arm, name="")), sort_keys=True) for arm in map(plainly, arms)}
-    once = {same[arm.name]: arm for arm in reversed(arms)}
+    plain_arms = arms if as_they_are else map(plainly, arms)
+    same = {arm.name: json.dumps(asdict(replace(arm, name="")), sort_keys=True) for arm in plain_arms}
+    once = {same[arm.name]: arm for arm in reversed(arms)}  # the first of its kind stands for it
     p, task = cell.made.protocol, cell.made.task
     found = compare(
         *(robot(cell), policy, critics, list(once.values()), seeds),
@@ -168,9 +181,11 @@ def play(cell: Cell, arms: Sequence[Arm], seeds: Sequence[int]) -> dict[str, Arm
 
 
 def plainly(arm: Arm) -> Arm:
-    """A gate that always acts is no gate."""
-    always = arm.gate == "calibrated" and arm.gate_options["threshold"] == float("-inf")
-    return replace(arm, gate="always", gate_options={}) if always else arm
+    """A gate that always acts is no gate; behind one that never acts an exact arm is the plain policy."""
+    limit = arm.gate_options.get("threshold") if arm.gate == "calibrated" else None
+    if limit == float("-inf"):
+        return replace(arm, gate="always", gate_options={})
+    return Arm(arm.name) if limit == float("inf") and arm.exact else arm
 
 
 def rows(results: Mapping[str, ArmResult]) -> dict[str, Any]:
@@ -179,7 +194,7 @@ def rows(results: Mapping[str, ArmResult]) -> dict[str, Any]:
             "success": result.success[0].astype(int).tolist(),
             "unstable": result.unstable[0].astype(int).tolist(),
             "mean_steps": float(result.steps.mean()),
-            "abstained": result.abstained,
+            "abstained": result.abstained if plainly(result.arm).n == result.arm.n else 1.0,
             "arm": asdict(result.arm),
         }
         for name, result in results.items()

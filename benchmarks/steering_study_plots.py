@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 from robot_value.report_plots import BLUE, GREY, STYLE
 
 ORANGE = "#c8641e"
-WAYS = {"recipe": (BLUE, "recipe"), "argmax": (ORANGE, "argmax"), "mean": (GREY, "mean, no critic")}
+WAYS = {"recipe": (BLUE, "recipe"), "argmax": (ORANGE, "argmax")}
 
 
 def main() -> int:

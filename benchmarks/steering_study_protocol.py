@@ -68,7 +68,7 @@ TASKS = (
         horizon=5,
         episodes=300,
         other={"task": "cube-single-task4"},
-        test={"mode": "task"},
+        test={"mode": "task", "max_steps": 90},
         critic=OGBENCH,
     ),
     Task(
@@ -77,7 +77,7 @@ TASKS = (
         horizon=5,
         episodes=300,
         other={"task": "cube-single-task2"},
-        test={"mode": "task"},
+        test={"mode": "task", "max_steps": 90},
         critic=OGBENCH,
     ),
 )
@@ -90,15 +90,18 @@ class Protocol:
     temperature: float = 0.5  # of it, in standard deviations of the candidates' values
     n: int = 16  # N, candidates per decision, of it and of every other arm of the table
     validation_seed: int = 1000  # first environment seed that the gate is calibrated on
-    validation_episodes: int = 200  # per training seed
-    shadow_episodes: int = 50  # of them, to learn what confidences there are
+    validation_episodes: int = 160  # per training seed
+    shadow_episodes: int = 40  # of them, to learn what confidences there are
     quantiles: tuple[float, ...] = (0.5,)  # thresholds beside "always"
     alpha: float = 0.1  # chance that a critic which does not help is let through
     test_seed: int = 4000  # first environment seed of the figures; no earlier study used them
     test_episodes: int = 400  # per training seed, of base, recipe and gates
-    table_episodes: int = 100  # per training seed, of every other selector, proposer and guide: the first test seeds
+    table_episodes: int = 80  # per training seed, of every other selector, proposer and guide: the first test seeds
+    verify_episodes: int = (
+        20  # test seeds on which gates that never act are really played, to compare them to the bit
+    )
     counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)  # N of the success-by-N curves
-    count_episodes: int = 60  # per training seed, of the curves: the first validation seeds
+    count_episodes: int = 40  # per training seed, of the curves: the first validation seeds
     headroom_episodes: int = 8  # per training seed, test seeds at whose decisions every candidate is tried
     headroom_points: tuple[int, ...] = (0, 2)
     headroom_rollouts: int = 4

@@ -131,10 +131,18 @@ def test_arms_that_differ_in_name_alone_are_played_once(monkeypatch):
     cell = cells.Cell(Made(TASKS[0], Protocol(), 0, Path("nowhere")), "weak")
     recipe = cells.recipe(cell)
     arms = [Arm("base"), recipe, cells.gated(real(recipe, name="all"), float("-inf"))]
-    arms.append(cells.gated(real(recipe, name="some"), 0.5))
+    arms += [cells.gated(real(recipe, name="some"), 0.5), cells.gated(real(recipe, name="none"), float("inf"))]
     found = cells.play(cell, arms, [1])
     assert sorted(played) == ["base", "recipe", "some"]
-    assert found["all"].name == "recipe" and found["some"].name == "some"
+    assert {arm.name: found[arm.name].name for arm in arms} == {
+        "base": "base",
+        "recipe": "recipe",
+        "all": "recipe",
+        "some": "some",
+        "none": "base",
+    }
+    inexact = cells.gated(real(recipe, exact=False), float("inf"))
+    assert cells.plainly(inexact) == inexact  # near the plain policy, but not to the bit
 
 
 real = cells.replace
