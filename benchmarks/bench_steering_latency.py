@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import bench_act
 import steering_latency_models as models
 from blocks import Arm, interleave, median_ms, ratio
-from steering_latency_checks import counted, fidelity, packed_call, regret
+from steering_latency_checks import counted, fidelity, regret
 from steering_latency_table import table
 
 from robot_value.networks.packed import DTYPES, Packed, choose
@@ -59,9 +60,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     size = models.SMOKE if options.smoke else models.LARGE
     policy, critic, observation = models.build(size)
-    fast = Packed(policy, options.precision)
-    steerers = make_steerers(policy, critic)
-    arms = {name: Arm(packed_call(fast, steerer, observation)) for name, steerer in steerers.items()}
+    steerers = make_steerers(policy, critic, options.precision)
+    arms = {name: Arm(partial(steerer, observation)) for name, steerer in steerers.items()}
     arms |= alone_arms(policy, observation)
     interleave(arms, 0 if options.smoke else options.seconds, 0 if options.smoke else 0.4)
     state = state_arms()
@@ -75,11 +75,9 @@ def main() -> None:
         "precision": chosen(policy, options.precision),
         "latency": {name: median_ms(arm) for name, arm in (arms | state).items()},
         "goals": verdicts(arms | state),
-        "per_decision": {
-            name: asdict(counted(policy, packed_call(fast, s, observation))) for name, s in steerers.items()
-        },
-        "fidelity": fidelity(fast, steerers["best of 8"], observation, decisions),
-        "halving_regret": regret(fast, steerers, observation, decisions),
+        "per_decision": {name: asdict(counted(policy, partial(s, observation))) for name, s in steerers.items()},
+        "fidelity": fidelity(plain_twin(steerers["best of 8"]), steerers["best of 8"], observation, decisions),
+        "halving_regret": regret(steerers, observation, decisions),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
@@ -99,35 +97,37 @@ def parse() -> argparse.Namespace:
 # What is timed ------------------------------------------------------------------------------------------------------
 
 
-def make_steerers(policy: FlowPolicy, critic: Any) -> dict[str, Steerer]:
+def make_steerers(policy: FlowPolicy, critic: Any, precision: str) -> dict[str, Steerer]:
     one_step = copy.copy(policy)  # the same networks
     one_step.sample_steps = 1
-    choice = argmax.Config().build()
-    steerers = {f"best of {n}": Steerer(policy, critic, choice, n=n) for n in CANDIDATES}
-    guide = halving.Config().build()
-    return steerers | {
-        "best of 32, halving": Steerer(policy, critic, choice, n=32, guide=guide),
-        "best of 32, candidate 0 exact": Steerer(policy, critic, choice, n=32, exact=True),
-        "best of 32, one step": Steerer(one_step, critic, choice, n=32),
+    make = partial(Steerer, critic=critic, selector=argmax.Config().build(), precision=precision)
+    return {f"best of {n}": make(policy, n=n) for n in CANDIDATES} | {
+        "best of 32, halving": make(policy, n=32, guide=halving.Config().build()),
+        "best of 32, candidate 0 exact": make(policy, n=32, exact=True),
+        "best of 32, one step": make(one_step, n=32),
     }
+
+
+def plain_twin(steerer: Steerer) -> Steerer:
+    return Steerer(steerer.policy, steerer.critic, steerer.selector, n=steerer.n)
 
 
 def alone_arms(policy: FlowPolicy, observation: Observation) -> Arms:
     noise = torch.randn(1, 1, policy.spec.horizon, policy.spec.action_dim)
 
-    def act(observation: Observation) -> torch.Tensor:
-        return policy.sample(policy.encode(observation), 1, noise)[0]
+    @torch.no_grad()
+    def act(packed: Packed) -> torch.Tensor:
+        with packed:
+            return policy.sample(policy.encode(observation), 1, noise)[0]
 
-    with torch.no_grad():
-        ways = {precision: Packed(policy, precision) for precision in ("off", *DTYPES)}
-    return {f"policy alone, {name}": Arm(torch.no_grad()(packed_call(w, act, observation))) for name, w in ways.items()}
+    return {f"policy alone, {name}": Arm(partial(act, Packed(policy, name))) for name in ("off", *DTYPES)}
 
 
 def state_arms() -> Arms:
     policy, critic, observation = bench_act.build(*next(iter(bench_act.SIZES.values())))
-    fast, choice = Packed(policy), argmax.Config().build()
-    steerers = {n: Steerer(policy, critic, choice, n=n) for n in STATE_CANDIDATES}
-    return {f"state, best of {n}": Arm(packed_call(fast, s, observation)) for n, s in steerers.items()}
+    choice = argmax.Config().build()
+    steerers = {n: Steerer(policy, critic, choice, n=n, precision="auto") for n in STATE_CANDIDATES}
+    return {f"state, best of {n}": Arm(partial(steerer, observation)) for n, steerer in steerers.items()}
 
 
 def chosen(policy: FlowPolicy, asked: str) -> dict[str, str]:

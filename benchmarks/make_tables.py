@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from ogbench_table import measured, ogbench
+from steering_latency_table import table as steering_latency
 from steering_study_table import steering
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-PAGES = (ROOT / "README.md", RESULTS / "README.md", *sorted((ROOT / "docs" / "algorithms").glob("*.md")))
+FOLDERS = (ROOT / "docs" / "algorithms", ROOT / "docs" / "steering")
+PAGES = (
+    ROOT / "README.md",
+    RESULTS / "README.md",
+    *(page for folder in FOLDERS for page in sorted(folder.glob("*.md"))),
+)
 BLOCK = re.compile(r"(<!-- (results|bench|ogbench|measured|steering): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -207,6 +213,7 @@ BENCHES = {
     "experts": experts,
     "ablation": ablation,
     "critic_updates": critic_updates,
+    "steering_latency": steering_latency,
 }
 
 if __name__ == "__main__":

@@ -10,18 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from robot_value.networks.packed import Packed
 from robot_value.policies.flow import FlowPolicy
 from robot_value.steering.steerer import Steerer
 from robot_value.types import Observation
-
-
-def packed_call(fast: Packed, call: Callable[[Observation], Any], observation: Observation) -> Callable[[], Any]:
-    def run() -> Any:
-        with fast:
-            return call(observation)
-
-    return run
 
 
 @dataclass
@@ -53,13 +44,13 @@ def counted(policy: FlowPolicy, decide: Callable[[], Any]) -> Counts:
     return counts
 
 
-def fidelity(fast: Packed, steerer: Steerer, observation: Observation, decisions: int) -> dict[str, float]:
+def fidelity(plain: Steerer, packed: Steerer, observation: Observation, decisions: int) -> dict[str, float]:
     """What packing changes: the largest difference in a candidate, and how often the choice stays the same."""
     differences, same = [], []
     for seen in at_steps(observation, decisions):
-        plain, quick = steerer(seen), packed_call(fast, steerer, seen)()
-        differences.append(np.abs(plain.candidates - quick.candidates).max())
-        same.append(plain.index[0] == quick.index[0])
+        slow, quick = plain(seen), packed(seen)
+        differences.append(np.abs(slow.candidates - quick.candidates).max())
+        same.append(slow.index[0] == quick.index[0])
     return {"max_dx": float(max(differences)), "same_choice": float(np.mean(same))}
 
 
@@ -69,11 +60,11 @@ def at_steps(observation: Observation, steps: int) -> list[Observation]:
 
 
 # regret = (max_i Q_i - Q_chosen) / std_i Q_i over the 32 finished candidates
-def regret(fast: Packed, steerers: dict[str, Steerer], observation: Observation, decisions: int) -> dict[str, Any]:
+def regret(steerers: dict[str, Steerer], observation: Observation, decisions: int) -> dict[str, Any]:
     """Of halving's choices against best-of-32's, from the same noise. It is these random weights', not a robot's."""
     regrets = []
     for seen in at_steps(observation, decisions):
-        full, halved = (packed_call(fast, steerers[name], seen)() for name in ("best of 32", "best of 32, halving"))
+        full, halved = (steerers[name](seen) for name in ("best of 32", "best of 32, halving"))
         values = full.value[0]
         regrets.append((values.max() - values[halved.index[0]]) / values.std())
     same = sum(x == 0 for x in regrets) / decisions

@@ -6,7 +6,8 @@ An episode that was unstable under any arm leaves every arm, and is reported. Sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from .protocols import ChunkPolicy, Critic, Robot, Watcher
 from .statistics import bootstrap, mcnemar, paired_difference, wilson
 from .steering.panel import Panel
 from .steering.steerer import Steerer
+from .steering.two_speeds import ThinkAhead
 
 ACTED = (
     "chosen",
@@ -46,6 +48,10 @@ class Arm:
     also: Mapping[str, str] = field(default_factory=dict)  # named score -> key into the critics
     deadline: float | None = None  # s per decision
     exact: bool = False  # the plain candidate to the bit, for one more call of the policy
+    precision: str = "off"  # arithmetic of policy and critic
+    follower: str = "plain"
+    follower_options: Mapping[str, Any] = field(default_factory=dict)  # the follower's Config fields
+    lag: int | None = None  # think ahead: decisions take effect this many steps late; None: the robot waits for them
 
     def steerer(
         self, policy: ChunkPolicy, critics: Mapping[str, Critic], execute: int, seed: int, device: str = "cpu"
@@ -69,7 +75,17 @@ class Arm:
             guide=None if self.guide is None else _part("guides", self.guide, self.guide_options),
             deadline=self.deadline,
             exact=self.exact,
+            precision=self.precision,
         )
+
+
+@contextmanager
+def _thinking(steerer: Steerer, lag: int | None) -> Iterator[Steerer | ThinkAhead]:
+    if lag is None:
+        yield steerer
+        return
+    with closing(ThinkAhead(steerer, lag=lag, lockstep=True)) as thinker:
+        yield thinker
 
 
 def _part(kind: str, name: str, options: Mapping[str, Any]) -> Any:
@@ -208,7 +224,9 @@ def compare(
     results = {}
     for arm, steerer in tqdm(list(zip(arms, steerers, strict=True)), "arms", disable=not progress):
         log = DecisionLog(gamma, training_seed)
-        summaries = run_episodes(robot, steerer, watchers=(log, *watchers(arm)), seeds=tuple(seeds))
+        follower = _part("followers", arm.follower, arm.follower_options)
+        with _thinking(steerer, arm.lag) as thinker:
+            summaries = run_episodes(robot, thinker, follower, (log, *watchers(arm)), seeds=tuple(seeds))
         results[arm.name] = _result(arm, summaries, seeds, log)
     return Comparison(tuple(int(s) for s in seeds), (training_seed,), results, gamma, robot.batch_size)
 

@@ -56,8 +56,15 @@ def parse(command: type, argv: Sequence[str], choices: Mapping[str, Choice] | No
         made = _with_components(command, chosen)
         values = draccus.parse(made, args=_explicit(rest, flag_types(made)), prog=prog)
     except (DraccusException, ValueError) as error:
-        raise FlagError(str(error).replace("\n", " ")) from error
+        raise FlagError(_said(error)) from error
     return Parsed(values, names)
+
+
+def _said(error: Exception) -> str:
+    """draccus's message, and with it the reason of a Config that refused its values."""
+    cause = error.__cause__ or error.__context__
+    why = f" {cause}" if isinstance(cause, ValueError) and str(cause) not in str(error) else ""
+    return f"{error}{why}".replace("\n", " ")
 
 
 def flag_types(config: type, prefix: str = "") -> dict[str, Any]:

@@ -67,12 +67,14 @@ def study(
     extras: Extras,
     camera: Any = None,  # a simulator with a camera, for videos
     started: float | None = None,  # time.monotonic() when the command began
+    more: Sequence[Arm] = (),  # arms to test beside all others
 ) -> Path:
     """Run the whole study; returns the page. results.json lies beside it."""
     started = time.monotonic() if started is None else started
     trained = [load(each) for each in models]
     with process_pool(max(1, site.workers)) as processes:
         recipe, arms, validation = _choose(processes, site, models, plan, list(models[0].critics))
+        arms += more
         keep = plan.test[: plan.videos]
         test, kept = play_all(processes, site, models, arms, plan.test, plan.seed, keep, "test arms")
         rows = _headroom(processes, site, models[0], recipe, plan)

@@ -105,7 +105,7 @@ class PointMass:
         log = _Log(batch, int(due.max(initial=0)))
         for i in range(log.k):
             offset = np.clip(self.step - decision.start_step, 0, decision.chunk.shape[1] - 1)
-            new = follower.action(observation, decision, offset)
+            new = follower.action(self._observe(), decision, offset)
             for row in np.flatnonzero((i < due) & ~self.done):
                 old = self.pending[row]
                 told = self._drive(row) if self.expert else old[i] if i < committed[row] else new[row]

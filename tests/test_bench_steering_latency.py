@@ -43,7 +43,7 @@ def test_a_decision_encodes_once_and_runs_n_rows_per_step_whatever_n_is(built, n
 def test_halving_runs_the_candidate_steps_of_its_schedule_and_one_step_a_tenth(built):
     # mutation: compute pruned rows too / halve once more / ignore sample_steps
     policy, critic, observation = built
-    steerers = bench.make_steerers(policy, critic)
+    steerers = bench.make_steerers(policy, critic, "off")
     halved = counted(policy, lambda: steerers["best of 32, halving"](observation))
     assert halved == Counts(1, 3 * 32 + 2 * 16 + 2 * 8 + 3 * 4)
     assert counted(policy, lambda: steerers["best of 32, one step"](observation)) == Counts(1, 32)
@@ -101,7 +101,7 @@ def test_regret_is_in_standard_deviations_over_the_candidates():
 
     observation = models.observe(models.make_spec(models.SMOKE), np.random.default_rng(0))
     steerers = {"best of 32": says(3), "best of 32, halving": says(1)}
-    found = regret(Packed(None, "off"), steerers, observation, decisions=2)
+    found = regret(steerers, observation, decisions=2)
     assert found["mean"] == found["max"] == pytest.approx(2 / np.std([0, 1, 2, 3]))
     assert found["same_choice"] == 0.0
 

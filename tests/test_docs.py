@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,19 @@ from pathlib import Path
 import pytest
 
 from robot_value import cli, components, flags
-from robot_value.commands import train
+from robot_value.commands import calibrate, evaluate, train
+from robot_value.commands._arm import PARTS
 from robot_value.recipe import refuse_overlap
 from robot_value.results_shape import missing_controls, validate_results
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ("lift", "can", "cube")
 ALGORITHMS = ROOT / "docs" / "algorithms"
+STEERING = sorted((ROOT / "docs").glob("steering*.md")) + sorted((ROOT / "docs" / "steering").glob("*.md"))
+COMMANDS = {
+    "calibrate": (calibrate.Calibrate, calibrate.CHOICES),
+    "evaluate": (evaluate.Evaluate, {"robot": flags.Choice("robots", "robosuite"), **PARTS}),
+}
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -61,3 +68,26 @@ def test_every_command_of_the_algorithm_pages_has_flags_that_exist(page):
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^robot-value train .*$", text, re.MULTILINE):
         flags.parse(train.Train, line.split("#")[0].split()[2:], train.CHOICES)
+
+
+@pytest.mark.parametrize("page", STEERING, ids=lambda page: page.stem)
+def test_every_link_of_the_steering_pages_leads_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), f"{page.name} links {link}"
+
+
+@pytest.mark.parametrize("page", STEERING, ids=lambda page: page.stem)
+def test_every_command_of_the_steering_pages_has_flags_that_exist(page):
+    # mutation: --gate.file=gate.json in docs/steering.md
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^ *(robot-value (?:calibrate|evaluate) .*)$", text, re.MULTILINE):
+        words = shlex.split(line.split("#")[0].replace("...", ""))
+        command, choices = COMMANDS[words[1]]
+        flags.parse(command, words[2:], choices)
+
+
+@pytest.mark.parametrize("kind", ["selectors", "gates", "proposers", "guides"])
+def test_every_part_of_steering_is_in_its_page(kind):
+    # mutation: delete a row of docs/steering/gates.md
+    text = (ROOT / "docs" / "steering" / f"{kind}.md").read_text(encoding="utf-8")
+    assert [name for name in components.names(kind) if f"`{name}`" not in text] == []

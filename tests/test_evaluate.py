@@ -50,6 +50,30 @@ def results():
 PROVENANCE = {"command": "x", "git": None, "versions": {}, "machine": {"cores": 2}, "wall_seconds": 1.0}
 
 
+def test_an_arm_brings_its_follower_and_may_think_ahead(monkeypatch):
+    # mutation: the plain follower always; lag ignored; the thread left running
+    seen, ended = [], []
+    real, close = evaluate.run_episodes, evaluate.ThinkAhead.close
+
+    def spy(robot, steerer, follower, *rest, **named):
+        seen.append((type(steerer).__name__, getattr(steerer, "lag", None), type(follower).__name__))
+        return real(robot, steerer, follower, *rest, **named)
+
+    monkeypatch.setattr(evaluate, "run_episodes", spy)
+    monkeypatch.setattr(evaluate.ThinkAhead, "close", lambda self: (ended.append(self), close(self)))
+    arms = [BASE, Arm("ahead", follower="splice", lag=0)]
+    found = run(arms, range(6))
+    assert seen == [("Steerer", None, "Plain"), ("ThinkAhead", 0, "Splice")] and len(ended) == 1
+    assert found.success("ahead").tolist() == found.success("base").tolist()  # no lag: the same decisions
+
+
+def test_arms_of_one_comparison_may_use_packed_arithmetic():
+    # mutation: precision not handed to the Steerer
+    assert Arm("base", precision="float32").steerer(Wanderer(), {}, HORIZON, 0).precision == "float32"
+    with pytest.raises(ValueError, match="precision: expected one of off, auto, float32, bfloat16, got 'float8'"):
+        run([Arm("base", precision="float8")])
+
+
 def test_base_plays_exactly_candidate_zero_of_every_seed(compared):
     for column, seed in enumerate(compared.seeds):
         p, steps = seed % 3 / 10, 0

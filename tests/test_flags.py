@@ -58,7 +58,7 @@ def test_negative_numbers_are_values():
 
 
 def test_an_unknown_component_names_the_closest_match_and_the_list():
-    with pytest.raises(UnknownComponent, match=r"'argmx'; did you mean 'argmax'\? known: argmax, argmin, first"):
+    with pytest.raises(UnknownComponent, match=r"'argmx'; did you mean 'argmax'\? known: argmax, argmin, blended"):
         flags.parse(Command, ["--selector.type=argmx"], CHOICES)
 
 
@@ -75,6 +75,19 @@ def test_a_flag_of_a_component_that_was_not_chosen_says_what_to_choose():
 def test_a_value_of_the_wrong_type_is_one_clear_line():
     with pytest.raises(flags.FlagError, match=r"episodes.*'many'.*int"):
         flags.parse(Command, ["--episodes=many"], CHOICES)
+
+
+def test_a_config_that_refuses_its_values_says_why():
+    # mutation: draccus's "Couldn't instantiate class Config" alone
+    with pytest.raises(flags.FlagError, match="no robosuite task called 'stack'; did you mean 'Stack'"):
+        flags.parse(Robots, ["--robot.task=stack"], {"robot": flags.Choice("robots", "robosuite")})
+
+
+@dataclass(frozen=True)
+class Robots:
+    """A command with a robot."""
+
+    robot: Any = None  # the robot
 
 
 def test_a_type_flag_without_a_name_lists_the_names():

@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import replace
 
+import learning_fakes
 import numpy as np
 import pytest
 import torch
@@ -405,3 +406,28 @@ def test_scores_keep_their_extra_names():
     reader = Reader()
     Steerer(HomingPolicy(SPEC), Named(SPEC, 2), reader, n=3)(observation(SPEC))
     assert reader.named["feasible"].shape == (3, 3)
+
+
+# Packed arithmetic ---------------------------------------------------------------------------------------------------
+
+
+def test_a_packed_steerer_decides_as_the_plain_one_and_packs_a_critic_that_enters_later():
+    # mutation: the old critic left packed; packing that outlives the decision
+    spec = learning_fakes.spec()
+    known = learning_fakes.statistics(spec)
+    policy = components.load("policies", "flow").Config(width=32, depth=2).build(spec, known).eval()
+    build = components.load("critics", "iql").Config
+    critic, other = (build(hidden=(32, 32), seed=seed).build(spec, known).eval() for seed in (0, 1))
+    plain, packed = (
+        Steerer(policy, critic, selector("argmax"), n=8, precision=precision) for precision in ("off", "float32")
+    )
+    seen = observation(policy.spec, 3)
+    a, b = plain(seen), packed(seen)
+    np.testing.assert_allclose(a.candidates, b.candidates, atol=1e-5)
+    np.testing.assert_array_equal(a.index, b.index)
+    assert all("forward" not in vars(module) for module in policy.modules())
+    packed._next_critic = other
+    packed.reset()
+    expected = Steerer(policy, other, selector("argmax"), n=8)(seen).value
+    np.testing.assert_allclose(packed(seen).value, expected, atol=1e-4)
+    assert np.abs(expected - a.value).max() > 1e-3

@@ -37,22 +37,6 @@ def at(step: int, batch: int = 1, episode: int = 100):
     return observation(SPEC, batch, seed=step, step=np.full(batch, step), episode=np.full(batch, episode))
 
 
-class Watched(PointMass):
-    """Shows the follower every control step's own observation, as robots do that can look while they move."""
-
-    def execute(self, decision, follower):
-        return super().execute(decision, Now(self, follower))
-
-
-@dataclass
-class Now:
-    robot: PointMass
-    follower: object
-
-    def action(self, observation, decision, offset):
-        return self.follower.action(self.robot._observe(), decision, offset)
-
-
 @dataclass
 class Slow:
     """A Steerer whose decisions finish when the test allows it; it says what it was asked."""
@@ -228,7 +212,7 @@ def test_after_close_its_thread_is_gone():
 
 def test_a_free_running_thinker_drives_the_loop_without_gap_or_repetition():
     thinker = ThinkAhead(Steerer(HomingPolicy(SPEC, scale=0.05), execute=4), lag=1)
-    summaries = run_episodes(Watched(2, max_steps=80), thinker, splice.Config().build(), seeds=[1, 2, 3])
+    summaries = run_episodes(PointMass(2, max_steps=80), thinker, splice.Config().build(), seeds=[1, 2, 3])
     thinker.close()
     assert all(s.success for s in summaries)
     assert thinker.rates.decisions > 5 and thinker.rates.age_p95 < SPEC.horizon
@@ -238,7 +222,7 @@ def test_a_free_running_thinker_drives_the_loop_without_gap_or_repetition():
 
 
 def play(steerer, follower):
-    robot, executed = Watched(3, max_steps=20), []
+    robot, executed = PointMass(3, max_steps=20), []
 
     class Tape:
         wants_episodes = False

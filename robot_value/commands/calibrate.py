@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import flags
 from ..arms import MAIN
 from ..calibrate import calibrate, failure_alarm, plot, table
-from ..evaluate import Arm
 from ..playing import Models, Site
 from ..workers import process_pool
+from ._arm import PARTS, asked_arm
 
 CHOICES = {
     "robot": flags.Choice("robots", "robosuite"),
-    "selector": flags.Choice("selectors", "softmax_average"),
-    "proposer": flags.Choice("proposers", "samples"),
-    "guide": flags.Choice("guides", None),
+    **{kind: choice for kind, choice in PARTS.items() if kind != "gate"},  # the gate is what comes out
 }
 
 
@@ -29,8 +27,8 @@ class Calibrate:
     robot: Any = None  # the simulated robot
     policy: str = ""  # checkpoint of the policy (its folder, or the run's)
     critic: str = ""  # checkpoint of the critic
-    selector: Any = None  # how the critic's scores become one chunk
-    proposer: Any = None  # where candidates come from
+    selector: Any = None  # how the critic's scores become one chunk; softmax_average unless chosen
+    proposer: Any = None  # where candidates come from; samples of the policy unless chosen
     guide: Any = None  # what steps into the sampler
     n: int = 16  # N, candidates per decision
     episodes: int = 200  # validation episodes per threshold; 400 find a gain of 8 points almost always
@@ -52,11 +50,9 @@ def run(argv: Sequence[str]) -> int:
         if not getattr(config, name):
             raise flags.FlagError(f"--{name}: expected the folder of a checkpoint, got nothing")
     models = Models(0, Path(config.policy), {MAIN: Path(config.critic)})
-    seeds, site = (
-        range(config.seed, config.seed + config.episodes),
-        Site(config.robot, config.batch_size, config.workers),
-    )
-    out, arm = Path(config.out), _arm(parsed)
+    seeds = range(config.seed, config.seed + config.episodes)
+    site = Site(config.robot, config.batch_size, config.workers)
+    out, arm = Path(config.out), asked_arm(parsed, "steered")
     with process_pool(max(1, config.workers)) as processes:
         play = (processes, site, models, arm, seeds, config.noise_seed)
         found = calibrate(*play, config.quantiles, config.alpha)
@@ -66,23 +62,3 @@ def run(argv: Sequence[str]) -> int:
             alarm = failure_alarm(*play, config.alarm, config.alarm_alpha)
             print(alarm.save(out.with_name(f"{out.stem}_alarm.json")))
     return 0
-
-
-def _arm(parsed: flags.Parsed) -> Arm:
-    """The arm that is to be gated."""
-    names, config = parsed.names, parsed.values
-    return Arm(
-        "steered",
-        names["selector"],
-        _options(config.selector),
-        config.n,
-        critic=MAIN,
-        proposer=names["proposer"],
-        proposer_options=_options(config.proposer),
-        guide=names["guide"],
-        guide_options=_options(config.guide),
-    )
-
-
-def _options(config: Any) -> dict[str, Any]:
-    return {} if config is None else {item.name: getattr(config, item.name) for item in fields(config)}

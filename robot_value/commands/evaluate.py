@@ -9,9 +9,13 @@ from typing import Any
 
 from .. import flags
 from ..arms import MAIN, SHUFFLED, SUCCESS_ONLY
+from ..evaluate import Arm
 from ..playing import Models, Site
+from ..recipe import refuse_overlap
 from ..report import Extras
+from ..steering.abstention import Calibration
 from ..study import Plan, study
+from ._arm import PARTS, asked_arm
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class Evaluate:
     shuffled_critic: str | None = None  # checkpoint of a critic trained with --windowing.reward_shuffle_seed: a control
     success_only_critic: str | None = None  # checkpoint of a critic trained with --windowing.success_only: a control
     selectors: tuple[str, ...] = ()  # further arms: "all", or names of selectors, guide_*, proposer_*, gate_*
+    selector: Any = None  # of an arm of your own, "yours"; softmax_average unless chosen
+    proposer: Any = None  # where its candidates come from; samples of the policy unless chosen
+    guide: Any = None  # what steps into its sampler
+    gate: Any = None  # whether its selection is used; --gate.type=calibrated --gate.path=gate.json
+    n: int = 16  # its N, candidates per decision
     out: str = "outputs/evaluate"  # folder of the page and of results.json
     workers: int = 2  # simulator processes; 0 simulates in this process
     batch_size: int = 50  # robots simulated at once
@@ -31,7 +40,9 @@ class Evaluate:
 
 
 def run(argv: Sequence[str]) -> int:
-    parsed = flags.parse(Evaluate, argv, {"robot": flags.Choice("robots", "robosuite")}, "robot-value evaluate")
+    parsed = flags.parse(
+        Evaluate, argv, {"robot": flags.Choice("robots", "robosuite"), **PARTS}, "robot-value evaluate"
+    )
     config, task = parsed.values, getattr(parsed.values.robot, "task", "")
     for name in ("policy", "critic"):
         if not getattr(config, name):
@@ -41,6 +52,15 @@ def run(argv: Sequence[str]) -> int:
     extras = Extras(title=f"robot_value: {task or parsed.names['robot']}")
     site, plan = Site(config.robot, config.batch_size, config.workers), replace(config.plan, videos=0)
     plan = replace(plan, selectors=config.selectors or plan.selectors)
-    page = study(site, [models], plan, Path(config.out), f"{parsed.names['robot']}/{task}", extras)
+    yours = [asked_arm(parsed, "yours")] if any(parsed.names[kind] for kind in PARTS) else []
+    for arm in yours:
+        refuse_calibration_seeds(arm, plan)
+    page = study(site, [models], plan, Path(config.out), f"{parsed.names['robot']}/{task}", extras, more=yours)
     print(f"{page}\n{page.with_name('results.json')}")
     return 0
+
+
+def refuse_calibration_seeds(arm: Arm, plan: Plan) -> None:
+    """A gate must not be judged on the seeds it was calibrated on."""
+    if arm.gate == "calibrated" and arm.gate_options.get("path"):
+        refuse_overlap(Calibration.load(Path(arm.gate_options["path"])).seeds, plan.test)

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from .. import randomness
+from ..networks.packed import Packed
 from ..protocols import ChunkPolicy, Critic, Gate, Guide, Proposer, Selector
 from ..types import Decision, Observation, Scores, Situation, Spec
 from .anytime import Candidates, by_deadline
@@ -57,11 +58,12 @@ class Steerer:
         guide: Guide | None = None,  # steps into the policy's sampler
         deadline: float | None = None,  # s per decision; what is scored when the time is up competes
         exact: bool = False,  # candidate 0 costs a call of its own, and is the plain policy's to the bit whatever N is
+        precision: str = "off",  # off | auto | float32 | bfloat16: arithmetic of both networks (networks/packed.py)
     ) -> None:
         self.policy, self.critic = policy, critic
         self.selector, self.gate = selector or first.Config().build(), gate or always.Config().build()
         self.proposer, self.guide = proposer or samples.Config().build(), guide
-        self.deadline, self.exact = deadline, exact
+        self.deadline, self.exact, self.precision = deadline, exact, precision
         self.n, self.seed, self.device, self.clock = n, seed, torch.device(device), clock
         horizon = policy.spec.horizon
         self.execute = execute if execute is not None else critic.scope if critic is not None else horizon
@@ -81,6 +83,7 @@ class Steerer:
                 part.check(self, critic)
         self._plain = n == 1 or isinstance(self.selector, first.First)  # candidate 0 is what is asked for
         self._memory, self._next_critic = Memory(), None
+        self._packed_policy, self._packed_critic = Packed(policy, precision), Packed(critic, precision)
 
     def check(self, spec: Spec) -> None:
         """Refuse a robot whose actions or observations mean something else; nothing has moved yet."""
@@ -94,6 +97,7 @@ class Steerer:
                 part.reset(rows)
         if rows is None and self._next_critic is not None:
             self.critic, self._next_critic = self._next_critic, None
+            self._packed_critic = Packed(self.critic, self.precision)
 
     def load(self, version: Path) -> None:
         """Read another checkpoint of the critic now; it decides from the next episode's start (`reset()`)."""
@@ -108,6 +112,10 @@ class Steerer:
     @torch.no_grad()
     def __call__(self, observation: Observation, active: np.ndarray | None = None) -> Decision:
         """`active` bool[B] (default: all) names the rows that will move; only those need a finite chunk."""
+        with self._packed_policy, self._packed_critic:
+            return self._decide(observation, active)
+
+    def _decide(self, observation: Observation, active: np.ndarray | None) -> Decision:
         observation.check(self.policy.spec)
         started = self.clock()
         seconds, lap = _stopwatch(self.clock, self.device)
