@@ -46,25 +46,29 @@ def test_arms(argmax: Arm, average: Arm, recipe: Arm, critics: Sequence[str]) ->
     ]
 
 
-NEEDS_NAMED = ("lexicographic", "blended")  # selectors that read a second critic's score
+NAMED = {"risk": "lexicographic", "count": "blended", "prior": "blended", "preference": "blended"}  # score -> reader
 GUIDES = ("gradient", "particles", "halving")  # those that go by the critic; each is followed by the recipe's selector
 PROPOSERS = ("temperature", "gaussian", "tail")  # those that need nothing but the policy
 GATES = ("disagreement", "spread", "jump")  # those that need no calibration
 
 
 def every(n: int, temperature: float, critics: Sequence[str]) -> list[Arm]:
-    """Every way to use the critic that needs no further checkpoint, each with its defaults: selectors with samples of
-    the policy; guides, proposers and gates each with softmax_average. Controls included."""
+    """Every way to use these critics, each with its defaults, controls included: selectors with samples of the policy;
+    guides, proposers and gates each with softmax_average; selectors of a named score where a critic gives it."""
     average = Arm("softmax_average", "softmax_average", {"temperature": temperature}, n, critic=MAIN)
     arms = [Arm("base")]
     for name in components.names("selectors"):
-        if name not in ("first", "softmax_average", *NEEDS_NAMED):
+        if name not in ("first", "softmax_average", *NAMED.values()):
             selector = components.load("selectors", name).Config().build()
             arms.append(Arm(name, name, n=n, critic=MAIN if selector.uses_critic else None))
     arms.append(average)
     arms += [replace(average, name=f"guide_{name}", guide=name) for name in GUIDES]
     arms += [replace(average, name=f"proposer_{name}", proposer=name) for name in PROPOSERS]
     arms += [replace(average, name=f"gate_{name}", gate=name) for name in GATES]
+    for score, reader in NAMED.items():
+        if score in critics:
+            options = {"score": score} if reader == "blended" else {}
+            arms.append(Arm(f"{reader}_{score}", reader, options, n, critic=MAIN, also={score: score}))
     if SHUFFLED in critics:
         arms.append(replace(average, name="shuffled_critic", critic=SHUFFLED))
     return arms

@@ -11,6 +11,7 @@ from draccus.wrappers.docstring import get_attribute_docstring, get_preferred_he
 from robot_value import cli, components
 from robot_value.commands import bench
 from robot_value.commands import demo as demo_command
+from robot_value.commands.calibrate import Calibrate
 from robot_value.commands.collect import Collect
 from robot_value.commands.data import Inspect
 from robot_value.commands.demo import Demo
@@ -89,7 +90,7 @@ def without_help(config: type, prefix: str = "") -> list[str]:
     return missing
 
 
-@pytest.mark.parametrize("command", [Collect, Train, Evaluate, Demo, Inspect])
+@pytest.mark.parametrize("command", [Collect, Train, Evaluate, Calibrate, Demo, Inspect])
 def test_every_flag_of_a_command_has_a_meaning(command):
     assert without_help(command) == []
 
@@ -105,6 +106,30 @@ def test_the_command_collects_trains_and_stores_what_was_asked(trained):
     with EpisodeStore.open(trained / "episodes") as store:
         assert len(store) == 12
     assert sorted(p.name for p in (trained / "policy").iterdir()) == ["curves.json", "step_00000005"]
+
+
+def test_calibrate_writes_a_gate_that_evaluate_uses_and_never_on_its_own_seeds(trained, mylab, capsys):
+    # mutation: seeds of the gate not refused; the arm "yours" without its gate
+    robot = [f"--robot.type={mylab}", "--robot.max_steps=12", "--workers=1", "--batch_size=5"]
+    models = [f"--policy={trained}/policy", f"--critic={trained}/critic"]
+    gate = trained / "gate.json"
+    assert cli.main(["calibrate", *robot, *models, "--n=3", "--episodes=10", f"--out={gate}"]) == 0
+    assert "the critic never acts" in capsys.readouterr().out  # ten episodes prove nothing
+    assert json.loads(gate.read_text())["setup"]["n"] == 3 and gate.with_suffix(".png").is_file()
+    plan = [
+        "--plan.candidates=[2]",
+        "--plan.test_episodes=3",
+        "--plan.validation_episodes=2",
+        "--plan.headroom_episodes=0",
+    ]
+    yours = ["--n=3", "--gate.type=calibrated", f"--gate.path={gate}", f"--out={trained}/gated"]
+    assert cli.main(["evaluate", *robot, *models, *plan, *yours, "--plan.test_seed=1005"]) == 2
+    assert "test seeds must be disjoint" in capsys.readouterr().err
+    assert cli.main(["evaluate", *robot, *models, *plan, *yours, "--selectors=pessimistic,guide_gradient"]) == 0
+    arms = json.loads((trained / "gated" / "results.json").read_text())["arms"]
+    assert arms["yours"]["gate"] == "calibrated" and arms["yours"]["abstained"] == 1.0
+    assert arms["yours"]["success"] == arms["base"]["success"]
+    assert {"pessimistic", "guide_gradient"} <= set(arms)
 
 
 def test_evaluate_writes_a_page_and_results(trained, mylab, capsys):

@@ -33,6 +33,7 @@ def asked_arm(parsed: flags.Parsed, name: str) -> Arm:
         proposer_options=options["proposer"],
         guide=chosen["guide"],
         guide_options=options["guide"],
+        also={name: name for name in getattr(parsed.values, "also", {})},
     )
 
 

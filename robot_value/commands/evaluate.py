@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Evaluate:
     critic: str = ""  # checkpoint of the critic
     shuffled_critic: str | None = None  # checkpoint of a critic trained with --windowing.reward_shuffle_seed: a control
     success_only_critic: str | None = None  # checkpoint of a critic trained with --windowing.success_only: a control
+    # named score -> checkpoint of the critic that gives it: '{risk: RUN/fisor, count: RUN/pseudo_count}'
+    also: dict[str, str] = field(default_factory=dict)
     selectors: tuple[str, ...] = ()  # further arms: "all", or names of selectors, guide_*, proposer_*, gate_*
     selector: Any = None  # of an arm of your own, "yours"; softmax_average unless chosen
     proposer: Any = None  # where its candidates come from; samples of the policy unless chosen
@@ -48,6 +50,7 @@ def run(argv: Sequence[str]) -> int:
         if not getattr(config, name):
             raise flags.FlagError(f"--{name}: expected the folder of a checkpoint, got nothing")
     critics = {MAIN: config.critic, SHUFFLED: config.shuffled_critic, SUCCESS_ONLY: config.success_only_critic}
+    critics |= config.also
     models = Models(0, Path(config.policy), {name: Path(path) for name, path in critics.items() if path})
     extras = Extras(title=f"robot_value: {task or parsed.names['robot']}")
     site, plan = Site(config.robot, config.batch_size, config.workers), replace(config.plan, videos=0)
