@@ -9,7 +9,6 @@ The protocol is `steering_study_protocol.py`. Interrupt it and run it again. Wri
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,8 @@ from steering_study_protocol import CRITICS, POLICIES, TASKS, Protocol, Task
 
 from robot_value.components import unknown
 from robot_value.provenance import provenance
-from robot_value.results import plain, write_atomic
+from robot_value.results import plain, write_results
+from robot_value.training import load_model
 from robot_value.workers import process_pool, run_all
 
 
@@ -49,15 +49,15 @@ def main() -> int:
         "data_success": data,
         **summarise(cells, arguments.tasks, protocol),
     }
-    write_atomic(Path(arguments.json), json.dumps(plain(report), indent=1) + "\n")
+    write_results(Path(arguments.json), plain(report))
     print(text(report))
     print(arguments.json)
     return 0
 
 
 def summarise(cells: Mapping[Any, Cell], tasks: Sequence[Task], protocol: Protocol) -> dict[str, Any]:
-    """`rows` in the shape of results.json, one per pair; a pair says which of its parts are missing."""
-    rows, harm, trials, designed = [], [], {}, []
+    """`rows` in the shape of results.json, one per pair that was tested; a pair says which of its parts are missing."""
+    rows, unfinished, harm, trials, designed = [], [], [], {}, []
     for task in tasks:
         for policy in POLICIES:
             pair = f"{task.name} {policy}"
@@ -65,15 +65,18 @@ def summarise(cells: Mapping[Any, Cell], tasks: Sequence[Task], protocol: Protoc
             parts = {part: [cell.read(part) for cell in mine] for part in PARTS}
             whole = {part: found for part, found in parts.items() if None not in found}
             missing = [part for part in PARTS if part not in whole]
-            rows.append(row(pair, task, policy, whole, protocol) | {"missing": missing})
             if "test" in whole:
+                rows.append(row(pair, task, mine, whole, protocol) | {"missing": missing})
                 harm += [summary.no_harm(pair, critic, whole["gates"], whole["test"]) for critic in CRITICS]
+            else:
+                unfinished.append(pair)
             if "headroom" in whole:
                 trials[pair] = whole["headroom"]
             designed += [pair] * task.designed_on
     harm = summary.corrected(harm)
     return {
         "rows": rows,
+        "unfinished": unfinished,
         "do_no_harm": {
             "margin": summary.MARGIN,
             "correction": "Holm",
@@ -84,35 +87,48 @@ def summarise(cells: Mapping[Any, Cell], tasks: Sequence[Task], protocol: Protoc
     }
 
 
-def row(pair: str, task: Task, policy: str, whole: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
-    found: dict[str, Any] = {"pair": pair, "task": task.name, "policy": policy, "designed_on": task.designed_on}
-    found["seeds"] = {
-        "training": list(range(protocol.training_seeds)),
-        "validation": [protocol.validation[0], protocol.validation[-1]],
-        "test": [protocol.test[0], protocol.test[-1]],
-    }
+def row(pair: str, task: Task, mine: Sequence[Cell], whole: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
     recipe = {"selector": protocol.selector, "n": protocol.n, "options": {"temperature": protocol.temperature}}
-    found["recipe"] = {**recipe, "chosen_on": "validation seeds of Lift, in an earlier study"}
+    found: dict[str, Any] = {
+        "pair": pair,
+        "task": f"{task.robot.name}/{task.robot.values['task']}",
+        "policy": ", ".join(version(cell.made.model(cell.policy)) for cell in mine),
+        "critic": ", ".join(version(cell.made.model("main")) for cell in mine),
+        "designed_on": task.designed_on,
+        "seeds": {
+            "training": list(range(protocol.training_seeds)),
+            "validation": [protocol.validation[0], protocol.validation[-1]],
+            "test": [protocol.test[0], protocol.test[-1]],
+        },
+        "recipe": {**recipe, "chosen_on": "validation seeds of Lift, in an earlier study"},
+        "never_is_base": all(part["never_is_base"] for part in whole["test"]),
+        **summary.gated(whole["test"]),
+        "headroom": None,
+        "latency_ms": {},
+    }
     if "table" in whole:
-        found["arms"] = summary.selectors(whole["table"])
-    if "test" in whole:
-        outcomes = summary.outcomes(whole["test"])
-        found["difference"] = summary.difference(outcomes, "recipe_main", "base") | {"gate": "always", "abstained": 0.0}
+        found["arms"] = summary.selectors(whole["table"]) | found["arms"]
     if "counts" in whole:
         found["success_by_n"] = summary.by_n(whole["counts"])
     if "headroom" in whole:
-        both = summary.headroom(whole["headroom"], protocol.n, {"rollouts": protocol.headroom_rollouts})
+        about = {"rollouts": protocol.headroom_rollouts, "points": len(protocol.headroom_points)}
+        both = summary.headroom(whole["headroom"], protocol.n, about)
         found["headroom"], found["headroom_rows"] = both["steered"], list(both.values())
     if "latency" in whole:
         found["latency_ms"] = whole["latency"][0]["ms"]
     return found
 
 
+def version(folder: Path) -> str:
+    return load_model(folder).version
+
+
 def text(report: Mapping[str, Any]) -> str:
     lines = [
         f"{each['pair']:<26} critic {each['critic']:<9} base {each['base']['success']:.3f}  ungated "
-        f"{signed(each['ungated'])}  gated {signed(each['gated'])}  abstained {each['gated']['abstained']:.2f}  "
-        f"{'no harm' if each['noninferior'] else 'NOT SHOWN'} (p {each['p_holm']:.4f})"
+        f"{signed(each['ungated']) if each['ungated'] else 'not played'}  gated {signed(each['gated'])}  "
+        f"abstained {each['gated']['abstained']:.2f}  {'no harm' if each['noninferior'] else 'NOT SHOWN'} "
+        f"(p {each['p_holm']:.4f})"
         for each in report["do_no_harm"]["rows"]
     ]
     for each in report["rows"]:

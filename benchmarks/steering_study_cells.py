@@ -92,10 +92,10 @@ def gated(arm: Arm, threshold: float) -> Arm:
 
 
 def test(cell: Cell) -> dict[str, Any]:
-    """base, the recipe with every critic, and the same behind its calibrated gate."""
+    """base; with every critic the recipe behind its calibrated gate, and without it where the gate ever acts."""
     chosen = cell.read("gates")["critics"]
-    arms = [Arm("base"), *(recipe(cell, f"recipe_{critic}", critic) for critic in CRITICS)]
     limits = {critic: float(chosen[critic]["threshold"]) for critic in CRITICS}
+    arms = [Arm("base"), *(recipe(cell, f"recipe_{c}", c) for c in CRITICS if limits[c] < float("inf"))]
     arms += [gated(recipe(cell, f"gated_{critic}", critic), limits[critic]) for critic in CRITICS]
     played = play(cell, arms, cell.made.protocol.test)
     return {"arms": rows(played), "never_is_base": verified(cell, arms, played["base"])}
@@ -113,10 +113,23 @@ def verified(cell: Cell, arms: Sequence[Arm], base: ArmResult) -> bool:
 
 
 def table(cell: Cell) -> dict[str, Any]:
-    """Every other selector, guide, proposer and gate, each with its defaults, N and temperature as the recipe's."""
-    p = cell.made.protocol
+    """Every other selector, guide, proposer and gate, each with its defaults, N and temperature as the recipe's.
+
+    Arms that the test has played already are taken from there.
+    """
+    p, known = cell.made.protocol, (cell.read("test") or {"arms": {}})["arms"]
     arms = [replace(arm, exact=arm.n > 1) for arm in every(p.n, p.temperature, ("main", "shuffled"))]
-    return {"arms": rows(play(cell, arms, p.test[: p.table_episodes]))}
+    there = {arm.name: TESTED[arm.name] for arm in arms if TESTED.get(arm.name) in known}
+    found = rows(play(cell, [arm for arm in arms if arm.name not in there], p.test[: p.table_episodes]))
+    found |= {name: first(known[tested], p.table_episodes) for name, tested in there.items()}
+    return {"arms": {arm.name: found[arm.name] for arm in arms}}
+
+
+TESTED = {"base": "base", "softmax_average": "recipe_main", "shuffled_critic": "recipe_shuffled"}  # the same arms
+
+
+def first(row: Mapping[str, Any], n: int) -> dict[str, Any]:
+    return {**row, "success": row["success"][:n], "unstable": row["unstable"][:n]}
 
 
 def counts(cell: Cell) -> dict[str, Any]:

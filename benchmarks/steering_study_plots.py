@@ -69,6 +69,8 @@ def gain(found: Mapping[str, Any]) -> plt.Figure:
     figure, axis = plt.subplots(figsize=(8.2, 0.34 * len(rows) + 1.4))
     for y, row in enumerate(reversed(rows)):
         for shift, arm, colour in ((0.17, "ungated", GREY), (-0.17, "gated", BLUE)):
+            if not row[arm]:
+                continue
             low, high = (100 * x for x in row[arm]["ci95"])
             axis.plot([low, high], [y + shift] * 2, color=colour, linewidth=2)
             axis.plot(100 * row[arm]["mean"], y + shift, "o", color=colour, markersize=4)

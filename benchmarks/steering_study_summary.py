@@ -60,22 +60,32 @@ def selectors(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def gated(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What results.json says first: the recipe with its own critic behind the calibrated gate, against base."""
+    found = outcomes(tests)
+    share = {"gate": "calibrated", "abstained": mean_of(tests, "gated_main", "abstained")}
+    arms = {"base": rate(found["base"]), "gated": {**rate(found["gated_main"]), **share}}
+    gap = difference(found, "gated_main", "base") | {"arm": "gated", **share}
+    return {"arms": {name: {"minus_base": None, **arm} for name, arm in arms.items()}, "difference": gap}
+
+
 def no_harm(pair: str, critic: str, gates: Sequence[Mapping[str, Any]], tests: Sequence[Mapping[str, Any]]) -> dict:
     """One pair and critic behind its calibrated gate; `p_noninferior` is not corrected yet."""
-    found = outcomes(tests)
-    gated, recipe = f"gated_{critic}", f"recipe_{critic}"
-    ungated, kept = difference(found, recipe, "base"), difference(found, gated, "base")
-    significant = ungated["ci95"][0] > 0
+    found, gated = outcomes(tests), f"gated_{critic}"
+    kept, trials = difference(found, gated, "base"), [gate["critics"][critic]["trials"] for gate in gates]
+    ungated = difference(found, f"recipe_{critic}", "base") if f"recipe_{critic}" in found else None
+    significant = ungated is not None and ungated["ci95"][0] > 0
     return {
         "pair": pair,
         "critic": critic,
         "gate": "calibrated",
         "n": int(found["base"].size),
         "base": rate(found["base"]),
-        "ungated": ungated,
+        "ungated": ungated,  # None where the gate never acts: what it was spared is in the trials
+        "ungated_on_validation": [{"gain": t[0]["gain"], "n": t[0]["n"]} for t in trials],
         "gated": {**kept, "gate": "calibrated", "abstained": mean_of(tests, gated, "abstained")},
         "thresholds": [gate["critics"][critic]["threshold"] for gate in gates],
-        "trials": [gate["critics"][critic]["trials"] for gate in gates],
+        "trials": trials,
         "p_noninferior": noninferiority(found[gated], found["base"], MARGIN),
         "share_of_gain_kept": kept["mean"] / ungated["mean"] if significant else None,
     }

@@ -14,7 +14,8 @@ def steering(found: Result) -> list[str]:
 
 def _about(found: Result) -> list[str]:
     p, machine = found["protocol"], found["machine"]
-    missing = sorted({f"{row['pair']}: {', '.join(row['missing'])}" for row in found["rows"] if row["missing"]})
+    missing = [f"{row['pair']}: {', '.join(row['missing'])}" for row in found["rows"] if row["missing"]]
+    missing += [f"{pair}: all" for pair in found["unfinished"]]
     n = p["training_seeds"]
     return [
         f"{len(found['rows'])} pairs, {n} training seed{'s' * (n > 1)} each. Recipe everywhere: {p['selector']}, N = "
@@ -31,7 +32,7 @@ def _harm(found: Result) -> list[str]:
     lines = _head("pair", "critic", "n", "base", "ungated - base", "gated - base", "abstained", "non-inferior (Holm p)")
     for row in found["do_no_harm"]["rows"]:
         cells = [row["pair"], CRITICS[row["critic"]], str(row["n"]), f"{row['base']['success']:.3f}"]
-        cells += [_gap(row["ungated"]), _gap(row["gated"]), f"{row['gated']['abstained']:.0%}"]
+        cells += [_ungated(row), _gap(row["gated"]), f"{row['gated']['abstained']:.0%}"]
         lines.append(_line([*cells, f"{'yes' if row['noninferior'] else '**no**'} ({row['p_holm']:.4f})"]))
     margin, harm = found["do_no_harm"]["margin"], found["do_no_harm"]["rows"]
     gains = [row for row in harm if row["share_of_gain_kept"] is not None]
@@ -49,19 +50,25 @@ CRITICS = {"main": "its own", "shuffled": "shuffled rewards", "other": "another 
 
 
 def _arms(found: Result) -> list[str]:
-    rows = [row for row in found["rows"] if "arms" in row]
+    rows = [row for row in found["rows"] if "table" not in row["missing"]]
     if not rows:
         return ["No table yet."]
     lines = _head("arm", *(row["pair"] for row in rows), "mean - base", "ms")
-    for name in rows[0]["arms"]:
+    for name in (name for name in rows[0]["arms"] if name != "gated"):  # it has a table of its own
         arms = [row["arms"][name] for row in rows]
         cells = [f"{_marked(arm)}{arm['success']:.2f}" for arm in arms]
         gaps = [arm["minus_base"]["mean"] for arm in arms if arm["minus_base"]]
-        ms = [sum(row["latency_ms"][name].values()) for row in rows if name in row.get("latency_ms", {})]
+        ms = [sum(row["latency_ms"][name].values()) for row in rows if name in row["latency_ms"]]
         mean = f"{sum(gaps) / len(gaps):+.3f}" if gaps else ""
         lines.append(_line([name, *cells, mean, f"{sum(ms) / len(ms):.1f}" if ms else ""]))
-    n = rows[0]["arms"]["base"]["n"]
-    return [*lines, "", f"n = {n} per cell; + and - mark a 95 % interval of the paired difference that excludes 0."]
+    n = rows[0]["arms"]["random"]["n"]
+    whole = rows[0]["arms"]["base"]["n"]
+    return [
+        *lines,
+        "",
+        f"n = {n} per cell ({whole} for base, whose first {n} the others are paired with); + and - mark a 95 % interval "
+        "of the paired difference that excludes 0; ms: one robot's decision.",
+    ]
 
 
 def _marked(arm: Result) -> str:
@@ -76,7 +83,7 @@ def _headroom(found: Result) -> list[str]:
         "pair", "episodes", "first", "recipe", "best of N", "pass@N", "recovered", "rank correlation", "regret"
     )
     for row in found["rows"]:
-        if room := row.get("headroom"):
+        if room := row["headroom"]:
             recovered = (
                 "" if room["recovered"] is None else f"{room['recovered']:.2f} {_interval(room['ci95_recovered'])}"
             )
@@ -108,6 +115,13 @@ def _by_n(found: Result) -> list[str]:
             lines.append(_line([row["pair"], way, *(f"{point['success']:.2f}" for point in points)]))
     n = rows[0]["success_by_n"]["recipe"][0]["n"]
     return [*lines, "", f"n = {n} per point, validation seeds."]
+
+
+def _ungated(row: Result) -> str:
+    if row["ungated"]:
+        return _gap(row["ungated"])
+    seen = row["ungated_on_validation"]
+    return f"({sum(v['gain'] for v in seen) / len(seen):+.3f} on {sum(v['n'] for v in seen)} validation episodes)"
 
 
 def _gap(gap: Result) -> str:

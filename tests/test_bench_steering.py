@@ -58,7 +58,8 @@ def test_differences_are_paired_by_seed():
 def harm_of(gated: list[int]) -> dict:
     base = [0, 1] * 100
     arms = {f"recipe_{critic}": [1] * 200 for critic in CRITICS} | {f"gated_{critic}": gated for critic in CRITICS}
-    gate = {"critics": {critic: {"threshold": "0.5", "trials": []} for critic in CRITICS}}
+    trials = [{"threshold": "-inf", "gain": 0.2, "n": 40}]
+    gate = {"critics": {critic: {"threshold": "0.5", "trials": trials} for critic in CRITICS}}
     return summary.no_harm("pair", "main", [gate], [part(base=base, **arms)])
 
 
@@ -74,6 +75,16 @@ def test_harm_is_judged_behind_the_gate_and_corrected_for_all_pairs():
     borderline = {**idle, "p_noninferior": 0.03}
     assert summary.corrected([borderline])[0]["noninferior"]
     assert not any(row["noninferior"] for row in summary.corrected([borderline] * 2))
+
+
+def test_where_the_gate_never_acts_the_ungated_gain_is_the_validation_seeds():
+    # mutation: recipe_main looked up all the same
+    gate = {"critics": {"main": {"threshold": "inf", "trials": [{"threshold": "-inf", "gain": -0.1, "n": 40}]}}}
+    base = [0, 1] * 200
+    row = summary.no_harm("pair", "main", [gate], [part(base=base, gated_main=base)])
+    assert row["ungated"] is None and row["share_of_gain_kept"] is None
+    assert row["ungated_on_validation"] == [{"gain": -0.1, "n": 40}]
+    assert summary.corrected([row])[0]["noninferior"]
 
 
 def trials(selected: float, best: float, first: float, episodes: int = 20) -> dict:
@@ -186,18 +197,27 @@ def test_every_arm_can_be_asked_for_by_name():
 
 
 def test_the_table_says_what_is_missing_and_what_is_not_shown():
-    row = {"pair": "lift weak", "missing": ["table", "counts", "headroom", "latency"]}
+    row = {"pair": "lift weak", "missing": ["table", "counts", "headroom", "latency"], "headroom": None}
     harm = summary.corrected([harm_of([0, 1] * 100)])
     found = {
         "protocol": {**Protocol().__dict__},
         "machine": {"cores": 2, "gpu": None},
         "rows": [row],
+        "unfinished": ["stack weak"],
         "do_no_harm": {"margin": 0.05, "rows": harm},
         "recovered": {"mean": None, "least_headroom": 0.1},
     }
     page = "\n".join(steering(found))
-    assert "Not finished: lift weak: table, counts, headroom, latency" in page
+    assert "Not finished: lift weak: table, counts, headroom, latency; stack weak: all" in page
     assert "recovery is not shown" in page and "1 of 1 shown non-inferior" in page
+
+
+def test_a_row_says_first_what_the_gated_recipe_did():
+    # mutation: the ungated arm; the base's share of abstentions
+    found = summary.gated([part(base=[0, 1] * 50, gated_main=[1, 1] * 50)])
+    assert found["difference"]["arm"] == "gated" and found["difference"]["mean"] == pytest.approx(0.5)
+    assert found["difference"]["gate"] == "calibrated" and found["difference"]["abstained"] == 0.25
+    assert found["arms"]["gated"]["success"] == 1.0 and found["arms"]["base"]["success"] == 0.5
 
 
 def test_the_protocols_tasks_are_robots_that_exist():
