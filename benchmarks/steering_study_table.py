@@ -66,8 +66,8 @@ def _arms(found: Result) -> list[str]:
     return [
         *lines,
         "",
-        f"n = {n} per cell ({whole} for base, whose first {n} the others are paired with); + and - mark a 95 % interval "
-        "of the paired difference that excludes 0; ms: one robot's decision.",
+        f"n = {n} per cell ({whole} for base, whose first {n} the others are paired with); + and - mark a 95 % "
+        "interval of the paired difference that excludes 0; ms: one robot's decision.",
     ]
 
 
