@@ -96,10 +96,10 @@ class Protocol:
     alpha: float = 0.1  # chance that a critic which does not help is let through
     test_seed: int = 4000  # first environment seed of the figures; no earlier study used them
     test_episodes: int = 400  # per training seed, of base, recipe and gates
-    table_episodes: int = 40  # per training seed, of every other selector, proposer and guide: the first test seeds
+    table_episodes: int = 64  # per training seed, of every other selector, proposer and guide: the first test seeds
     verify_episodes: int = 20  # test seeds on which gates that never act are really played, to compare them to the bit
     counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)  # N of the success-by-N curves
-    count_episodes: int = 16  # per training seed, of the curves: the first validation seeds
+    count_episodes: int = 24  # per training seed, of the curves: the first validation seeds
     headroom_episodes: int = 8  # per training seed, test seeds at whose decisions every candidate is tried
     headroom_points: tuple[int, ...] = (0, 2)
     headroom_rollouts: int = 4
