@@ -67,7 +67,8 @@ def summarise(cells: Mapping[Any, Cell], tasks: Sequence[Task], protocol: Protoc
             missing = [part for part in PARTS if part not in whole]
             if "test" in whole:
                 rows.append(row(pair, task, mine, whole, protocol) | {"missing": missing})
-                harm += [summary.no_harm(pair, critic, whole["gates"], whole["test"]) for critic in CRITICS]
+                tests = summary.with_ungated(whole["test"], parts["ungated"])
+                harm += [summary.no_harm(pair, critic, whole["gates"], tests) for critic in CRITICS]
             else:
                 unfinished.append(pair)
             if "headroom" in whole:

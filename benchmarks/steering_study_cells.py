@@ -1,6 +1,6 @@
 """The rollouts behind `bench_steering`: one cell is a task, a policy and a training seed, played in one process.
 
-A cell has parts (gates, test, table, counts, headroom, latency), each written when it is done: an interrupted run goes
+A cell has parts (`PARTS`), each written when it is done: an interrupted run goes
 on, and a part that a time budget left out is missing in the page instead of being invented.
 """
 
@@ -99,6 +99,14 @@ def test(cell: Cell) -> dict[str, Any]:
     arms += [gated(recipe(cell, f"gated_{critic}", critic), limits[critic]) for critic in CRITICS]
     played = play(cell, arms, cell.made.protocol.test)
     return {"arms": rows(played), "never_is_base": verified(cell, arms, played["base"])}
+
+
+def ungated(cell: Cell) -> dict[str, Any]:
+    """The recipe with every critic that its gate never lets act: what the gate spared, or withheld."""
+    chosen = cell.read("gates")["critics"]
+    never = [critic for critic in CRITICS if float(chosen[critic]["threshold"]) == float("inf")]
+    arms = [recipe(cell, f"recipe_{critic}", critic) for critic in never]
+    return {"arms": rows(play(cell, arms, cell.made.protocol.test)) if arms else {}}
 
 
 def verified(cell: Cell, arms: Sequence[Arm], base: ArmResult) -> bool:

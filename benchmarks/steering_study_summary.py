@@ -69,6 +69,16 @@ def gated(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"arms": {name: {"minus_base": None, **arm} for name, arm in arms.items()}, "difference": gap}
 
 
+def with_ungated(
+    tests: Sequence[Mapping[str, Any]], ungated: Sequence[Mapping[str, Any] | None]
+) -> list[dict[str, Any]]:
+    """The test with the arms that were played for comparison only, where they were."""
+    return [
+        {**test, "arms": {**test["arms"], **(more or {"arms": {}})["arms"]}}
+        for test, more in zip(tests, ungated, strict=True)
+    ]
+
+
 def no_harm(pair: str, critic: str, gates: Sequence[Mapping[str, Any]], tests: Sequence[Mapping[str, Any]]) -> dict:
     """One pair and critic behind its calibrated gate; `p_noninferior` is not corrected yet."""
     found, gated = outcomes(tests), f"gated_{critic}"
@@ -81,7 +91,7 @@ def no_harm(pair: str, critic: str, gates: Sequence[Mapping[str, Any]], tests: S
         "gate": "calibrated",
         "n": int(found["base"].size),
         "base": rate(found["base"]),
-        "ungated": ungated,  # None where the gate never acts: what it was spared is in the trials
+        "ungated": ungated,  # None where it was not played
         "ungated_on_validation": [{"gain": t[0]["gain"], "n": t[0]["n"]} for t in trials],
         "gated": {**kept, "gate": "calibrated", "abstained": mean_of(tests, gated, "abstained")},
         "thresholds": [gate["critics"][critic]["threshold"] for gate in gates],

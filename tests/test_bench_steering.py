@@ -85,6 +85,11 @@ def test_where_the_gate_never_acts_the_ungated_gain_is_the_validation_seeds():
     assert row["ungated"] is None and row["share_of_gain_kept"] is None
     assert row["ungated_on_validation"] == [{"gain": -0.1, "n": 40}]
     assert summary.corrected([row])[0]["noninferior"]
+    better = part(recipe_main=[1, 1] * 200)
+    played = summary.with_ungated([part(base=base, gated_main=base)], [better])
+    withheld = summary.no_harm("pair", "main", [gate], played)
+    assert withheld["ungated"]["mean"] == pytest.approx(0.5) and withheld["share_of_gain_kept"] == 0
+    assert summary.with_ungated([part(base=base)], [None]) == [part(base=base)]
 
 
 def trials(selected: float, best: float, first: float, episodes: int = 20) -> dict:
