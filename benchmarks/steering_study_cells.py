@@ -180,6 +180,7 @@ PARTS: Mapping[str, Callable[[Cell], dict[str, Any]]] = {
     "table": table,
     "counts": counts,
     "headroom": headroom,
+    "ungated": ungated,
     "latency": latencies,
 }
 

@@ -164,6 +164,11 @@ def test_arms_that_differ_in_name_alone_are_played_once(monkeypatch):
 real = cells.replace
 
 
+def test_every_part_that_pages_read_is_played():
+    # mutation: a part without a place in PARTS
+    assert set(cells.PARTS) == {"gates", "test", "table", "counts", "headroom", "ungated", "latency"}
+
+
 def test_what_was_made_of_other_settings_lies_elsewhere():
     made = Made(TASKS[0], Protocol(), 0, Path("out"))
     other = real(made, task=real(TASKS[0], critic_steps=1))
