@@ -12,6 +12,7 @@ from robot_value.statistics import holm, mcnemar, noninferiority, paired_differe
 
 MARGIN = 0.05  # of non-inferiority, success
 HEADROOM = 0.10  # pairs with less are not asked how much of it was recovered
+LEAST_EPISODES = 5  # per pair, below which a share of the headroom says nothing
 GOAL = 0.4  # share of the headroom that the recipe should recover on average
 Outcomes = Mapping[str, np.ndarray]  # arm -> bool[R, S] on the seeds that stayed stable under all of them
 
@@ -157,8 +158,10 @@ def recovered(
     The interval resamples the episodes (of all training seeds) within every pair.
     """
     found = {pair: gains(tried(parts, "steered"), candidates) for pair, parts in pairs.items()}
-    asked = {pair: gain for pair, gain in found.items() if gain[:, 1].mean() >= HEADROOM}
-    new, about = [pair for pair in asked if pair not in designed_on], {"goal": GOAL, "least_headroom": HEADROOM}
+    enough = {pair: gain for pair, gain in found.items() if len(gain) >= LEAST_EPISODES}
+    asked = {pair: gain for pair, gain in enough.items() if gain[:, 1].mean() >= HEADROOM}
+    new, few = [pair for pair in asked if pair not in designed_on], [pair for pair in found if pair not in enough]
+    about = {"goal": GOAL, "least_headroom": HEADROOM, "least_episodes": LEAST_EPISODES, "too_few_episodes": few}
     if not asked:
         return {**about, "pairs": {}, "not_used_to_design": [], "mean": None, "ci95": None, "shown": False}
     shares = {pair: share(gain) for pair, gain in asked.items()}

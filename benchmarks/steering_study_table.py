@@ -92,8 +92,11 @@ def _headroom(found: Result) -> list[str]:
             cells += [f"{room[name]:.2f}" for name in ("base", "selector", "oracle", "pass_at_n")]
             lines.append(_line([*cells, recovered, rank, f"{room['regret']:.2f}"]))
     r = found["recovered"]
+    few = r["too_few_episodes"]
     if r["mean"] is None:
-        return [*lines, "", f"No pair has {100 * r['least_headroom']:g} points of headroom: recovery is not shown."]
+        why = f"; {len(few)} pairs have fewer than {r['least_episodes']} episodes" if few else ""
+        known = f"No pair is known to have {100 * r['least_headroom']:g} points of headroom{why}"
+        return [*lines, "", f"{known}: recovery is **not shown**."]
     verdict = "shown" if r["shown"] else "**not shown**"
     return [
         *lines,

@@ -114,6 +114,8 @@ def test_recovered_is_the_mean_share_over_pairs_with_headroom():
     assert found["not_used_to_design"] == ["b"] and not found["shown"]  # two new pairs are asked for
     assert summary.recovered(pairs, designed_on=[], candidates=4)["shown"]
     assert summary.recovered({"c": pairs["c"]}, [], 4)["mean"] is None
+    single = summary.recovered({"d": [trials(0.5, 0.75, 0.25, episodes=4)]}, [], 4)
+    assert single["mean"] is None and single["too_few_episodes"] == ["d"]  # four episodes say nothing
 
 
 def test_episodes_of_another_training_seed_are_other_episodes():
@@ -215,11 +217,13 @@ def test_the_table_says_what_is_missing_and_what_is_not_shown():
         "rows": [row],
         "unfinished": ["stack weak"],
         "do_no_harm": {"margin": 0.05, "rows": harm},
-        "recovered": {"mean": None, "least_headroom": 0.1},
+        "recovered": {"mean": None, "least_headroom": 0.1, "too_few_episodes": ["lift weak"], "least_episodes": 5},
     }
     page = "\n".join(steering(found))
     assert "Not finished: lift weak: table, counts, headroom, latency; stack weak: all" in page
-    assert "recovery is not shown" in page and "1 of 1 shown non-inferior" in page
+    assert (
+        "1 pairs have fewer than 5 episodes: recovery is **not shown**" in page and "1 of 1 shown non-inferior" in page
+    )
 
 
 def test_a_row_says_first_what_the_gated_recipe_did():
