@@ -46,7 +46,6 @@ def by_n(found: Mapping[str, Any]) -> plt.Figure:
         axis.set_ylabel("success")
     for axis in axes[-1]:
         axis.set_xlabel("candidates N")
-    figure.tight_layout()
     return figure
 
 
@@ -78,8 +77,7 @@ def gain(found: Mapping[str, Any]) -> plt.Figure:
     axis.set_yticks(range(len(rows)), names, fontsize=8)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.axvline(-100 * found["do_no_harm"]["margin"], color="#b02020", linewidth=1, linestyle="--")
-    axis.set_xlabel("success minus the plain policy's, points; grey ungated, blue gated, red the margin")
-    figure.tight_layout()
+    axis.set_xlabel("success minus the plain policy's, points\ngrey: ungated, blue: behind the gate, red: the margin")
     return figure
 
 
