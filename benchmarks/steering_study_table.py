@@ -79,18 +79,15 @@ def _marked(arm: Result) -> str:
 
 
 def _headroom(found: Result) -> list[str]:
-    lines = _head(
-        "pair", "episodes", "first", "recipe", "best of N", "pass@N", "recovered", "rank correlation", "regret"
-    )
+    figures, least = ("base", "selector", "oracle", "pass_at_n"), found["recovered"].get("least_episodes", 0)
+    lines = _head("pair", "episodes", "first", "recipe", "best of N", "pass@N", "recovered", "rank corr.", "regret")
     for row in found["rows"]:
         if room := row["headroom"]:
-            recovered = (
-                "" if room["recovered"] is None else f"{room['recovered']:.2f} {_interval(room['ci95_recovered'])}"
-            )
-            rank = "" if room["rank_correlation"] is None else f"{room['rank_correlation']:.2f}"
-            cells = [row["pair"], str(room["n_episodes"])]
-            cells += [f"{room[name]:.2f}" for name in ("base", "selector", "oracle", "pass_at_n")]
-            lines.append(_line([*cells, recovered, rank, f"{room['regret']:.2f}"]))
+            cells = [row["pair"], str(room["n_episodes"]), *(f"{room[name]:.2f}" for name in figures)]
+            known = room["recovered"] is not None and room["n_episodes"] >= least  # one episode's share is no figure
+            cells.append(f"{room['recovered']:.2f} {_interval(room['ci95_recovered'])}" if known else "")
+            cells.append("" if room["rank_correlation"] is None else f"{room['rank_correlation']:.2f}")
+            lines.append(_line([*cells, f"{room['regret']:.2f}"]))
     r = found["recovered"]
     few = r["too_few_episodes"]
     if r["mean"] is None:
