@@ -13,7 +13,7 @@ import numpy as np
 
 from . import headroom as oracle
 from .arms import MAIN, asked_for, best, by_selector, candidates, test_arms
-from .evaluate import Arm, Comparison
+from .evaluate import Arm, Comparison, executed_steps
 from .playing import Models, Site, Trained, load, measure_all, play_all
 from .provenance import provenance
 from .recipe import Recipe, choose, refuse_overlap
@@ -72,6 +72,10 @@ def study(
     """Run the whole study; returns the page. results.json lies beside it."""
     started = time.monotonic() if started is None else started
     trained = [load(each) for each in models]
+    for each in trained:
+        execute = executed_steps(None, each.policy, each.critics)
+        for arm in more:
+            arm.steerer(each.policy, each.critics, execute, plan.seed)  # a wrong arm fails before any has run
     with process_pool(max(1, site.workers)) as processes:
         recipe, arms, validation = _choose(processes, site, models, plan, list(models[0].critics))
         arms += more

@@ -125,6 +125,9 @@ def test_calibrate_writes_a_gate_that_evaluate_uses_and_never_on_its_own_seeds(t
     yours = ["--n=3", "--gate.type=calibrated", f"--gate.path={gate}", f"--out={trained}/gated"]
     assert cli.main(["evaluate", *robot, *models, *plan, *yours, "--plan.test_seed=1005"]) == 2
     assert "test seeds must be disjoint" in capsys.readouterr().err
+    assert cli.main(["evaluate", *robot, *models, *plan, *yours, "--n=4"]) == 2
+    refused = capsys.readouterr().err  # mutation: refused only after the validation arms have been played
+    assert "n: expected 3, got 4" in refused and "validation arms" not in refused
     assert cli.main(["evaluate", *robot, *models, *plan, *yours, "--selectors=pessimistic,guide_gradient"]) == 0
     arms = json.loads((trained / "gated" / "results.json").read_text())["arms"]
     assert arms["yours"]["gate"] == "calibrated" and arms["yours"]["abstained"] == 1.0
