@@ -158,6 +158,8 @@ class Comparison:
             "candidates": result.arm.n,
             "critic": result.arm.critic,
             "gate": result.arm.gate,
+            "proposer": result.arm.proposer,
+            "guide": result.arm.guide,
             "abstained": result.abstained,
             "mean_steps": float(result.steps[:, self.kept].mean()),
             "unstable": int(result.unstable.sum()),

@@ -16,6 +16,11 @@ SELECTORS = {
     "argmin": "the candidate with the critic's lowest value: is its sign right?",
     "softmax": "a candidate drawn by the critic's value",
     "softmax_average": "the average of {n} candidates, weighted by the critic's value",
+    "pessimistic": "the candidate with the highest value less the ensemble's spread",
+    "climb": "the best candidates moved up the critic's gradient, then the highest",
+    "coherent": "the candidate nearest to the last decision, no critic",
+    "lexicographic": "the highest value among candidates of little risk",
+    "blended": "the candidate with the highest mix of value and another critic's score",
 }
 CONTROLS = {
     "shuffled_critic": "as {selector}, with a critic trained on shuffled rewards",
@@ -27,6 +32,8 @@ def describe(name: str, arm: Mapping[str, Any]) -> str:
     """What the arm does, in one phrase."""
     control = next((text for key, text in CONTROLS.items() if name.startswith(key)), None)
     text = control or SELECTORS.get(arm.get("selector", ""), arm.get("selector", ""))
+    usual = {"proposer": "samples", "guide": None, "gate": "always"}
+    text += "".join(f"; {part} {arm[part]}" for part, plain in usual.items() if arm.get(part, plain) != plain)
     return text.format(n=arm.get("candidates", "N"), selector=str(arm.get("selector", "")).replace("_", " "))
 
 

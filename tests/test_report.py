@@ -225,6 +225,13 @@ def test_every_arm_says_what_it_does():
     assert "shuffled rewards" in text.describe("shuffled_critic", arm(0.5, "softmax_average"))
     assert "never saw a failure" in text.describe("success_only_critic_argmax", arm(0.5))
     assert text.describe("mine", arm(0.5, "my.selector")) == "my.selector"
+    led = {
+        **arm(0.5, "argmax"),
+        "proposer": "samples",
+        "guide": "halving",
+        "gate": "calibrated",
+    }  # mutation: selector only
+    assert text.describe("guide_halving", led).endswith("highest value; guide halving; gate calibrated")
 
 
 def test_headroom_says_when_there_is_nothing_to_recover_and_when_the_oracle_was_beaten():
