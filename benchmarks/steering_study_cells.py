@@ -79,7 +79,7 @@ def gates(cell: Cell) -> dict[str, Any]:
 
 
 def _chosen(p: Protocol, arms: Mapping[float, Arm], success: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    choice = choose(success["base"], {t: success[arm.name] for t, arm in arms.items()}, p.alpha)
+    choice = choose(success["base"], {t: success[arm.name] for t, arm in arms.items()}, p.alpha, p.margin)
     return {
         "threshold": str(choice.threshold),  # "inf" is never, "-inf" always
         "base": float(success["base"].mean()),
@@ -121,23 +121,10 @@ def verified(cell: Cell, arms: Sequence[Arm], base: ArmResult) -> bool:
 
 
 def table(cell: Cell) -> dict[str, Any]:
-    """Every other selector, guide, proposer and gate, each with its defaults, N and temperature as the recipe's.
-
-    Arms that the test has played already are taken from there.
-    """
-    p, known = cell.made.protocol, (cell.read("test") or {"arms": {}})["arms"]
+    """Every selector, guide, proposer and gate, each with its defaults, N and temperature as the recipe's."""
+    p = cell.made.protocol
     arms = [replace(arm, exact=arm.n > 1) for arm in every(p.n, p.temperature, ("main", "shuffled"))]
-    there = {arm.name: TESTED[arm.name] for arm in arms if TESTED.get(arm.name) in known}
-    found = rows(play(cell, [arm for arm in arms if arm.name not in there], p.test[: p.table_episodes]))
-    found |= {name: first(known[tested], p.table_episodes) for name, tested in there.items()}
-    return {"arms": {arm.name: found[arm.name] for arm in arms}}
-
-
-TESTED = {"base": "base", "softmax_average": "recipe_main", "shuffled_critic": "recipe_shuffled"}  # the same arms
-
-
-def first(row: Mapping[str, Any], n: int) -> dict[str, Any]:
-    return {**row, "success": row["success"][:n], "unstable": row["unstable"][:n]}
+    return {"arms": rows(play(cell, arms, p.table))}
 
 
 def counts(cell: Cell) -> dict[str, Any]:

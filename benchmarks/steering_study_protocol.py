@@ -93,23 +93,26 @@ class Protocol:
     validation_episodes: int = 160  # per training seed
     shadow_episodes: int = 40  # of them, to learn what confidences there are
     quantiles: tuple[float, ...] = (0.5,)  # thresholds beside "always"
-    alpha: float = 0.1  # chance that a critic which does not help is let through
-    test_seed: int = 4000  # first environment seed of the figures; no earlier study used them
-    test_episodes: int = 400  # per training seed, of base, recipe and gates
-    table_episodes: int = 64  # per training seed, of every other selector, proposer and guide: the first test seeds
+    alpha: float = 0.1  # chance that a critic which costs more than the margin is let through
+    margin: float = 0.05  # of success, that the gate may cost at worst
+    test_seed: int = 8000  # first environment seed of base, recipe and gates; the gate's rule was made without them
+    test_episodes: int = 400  # per training seed
+    table_seed: int = 4000  # first environment seed of every selector, proposer and guide
+    table_episodes: int = 64  # per training seed
     verify_episodes: int = 20  # test seeds on which gates that never act are really played, to compare them to the bit
     counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)  # N of the success-by-N curves
     count_episodes: int = 24  # per training seed, of the curves: the first validation seeds
     headroom_episodes: int = 8  # per training seed, test seeds at whose decisions every candidate is tried
     headroom_points: tuple[int, ...] = (0, 2)
     headroom_rollouts: int = 4
-    headroom_seconds: float = 40.0  # s per training seed; no block of episodes begins that would not fit
+    headroom_seconds: float = 300.0  # s per training seed; no block of episodes begins that would not fit
     noise_seed: int = 0  # key of the candidates' noise
     batch: int = 50  # robots that one process simulates at once
     scale: float = 1.0  # multiplies training steps and episodes of data, for a smoke test
 
     def __post_init__(self) -> None:
         refuse_overlap(self.validation, self.test)
+        refuse_overlap(self.validation, self.table)
 
     @property
     def validation(self) -> range:
@@ -118,6 +121,10 @@ class Protocol:
     @property
     def test(self) -> range:
         return range(self.test_seed, self.test_seed + self.test_episodes)
+
+    @property
+    def table(self) -> range:
+        return range(self.table_seed, self.table_seed + self.table_episodes)
 
 
 def key(*parts: Any) -> str:

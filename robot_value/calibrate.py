@@ -59,6 +59,7 @@ def calibrate(
     seed: int = 0,
     quantiles: Sequence[float] = (0.5,),
     alpha: float = 0.05,
+    margin: float = 0.05,
 ) -> Calibration:
     """How confident the critic of `arm` must be; `seeds` are validation seeds, `seed` keys the candidates' noise."""
     shadow = listen_all(processes, site, models, arm, seeds, seed, confidence)
@@ -69,7 +70,7 @@ def calibrate(
     played, _ = play_all(processes, site, [models], list(tried.values()), seeds, seed, what="thresholds")
     kept = played.kept & ~shadow.unstable
     steered = {threshold: played.result(each.name).success[0, kept] for threshold, each in tried.items()}
-    choice = choose(shadow.success[kept], steered, alpha)
+    choice = choose(shadow.success[kept], steered, alpha, margin)
     return Calibration(
         choice=choice,
         base_success=float(shadow.success[kept].mean()),
@@ -165,16 +166,18 @@ def table(calibration: Calibration) -> str:
             f"{_words(trial.threshold):<22}{abstained:>10.1%}{trial.wins:>6}{trial.losses:>8}"
             f"{100 * trial.gain:>+9.1f}{100 * trial.bound:>+24.1f}{mark}"
         )
-    never = "the critic never acts: no gain is proven"
+    worst = f"a gain, and less than {100 * choice.margin:g} points to lose, are not shown"
+    never = f"the critic never acts: {worst if choice.margin else 'no gain is proven'}"
     return "\n".join([*lines, "gain and bound in points" if choice.trial else never])
 
 
 def plot(calibration: Calibration, path: Path) -> Path:
-    """Gain of every threshold with its lower bound; 0 is the plain policy."""
+    """Gain of every threshold with its lower bound; 0 is the plain policy, the dashed line what may be lost."""
     trials = calibration.choice.trials
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 3.8))
         axes.axhline(0, color=GREY, linewidth=1)
+        axes.axhline(-100 * calibration.choice.margin, color=GREY, linewidth=1, linestyle="--")
         for x, trial in enumerate(trials):
             colour = BLUE if trial is calibration.choice.trial else GREY
             axes.plot([x, x], [100 * trial.bound, 100 * trial.gain], color=colour, linewidth=3)

@@ -59,31 +59,41 @@ def test_the_bound_is_positive_exactly_where_so_many_fair_coins_would_rarely_fal
 
 def test_few_episodes_that_differ_give_no_confidence_however_good_they_look():
     base, better = outcomes(5, 0)
-    assert choose(base, {ALWAYS: better}).threshold == ALWAYS  # 1/32 < 0.05
+    assert choose(base, {ALWAYS: better}, margin=0).threshold == ALWAYS  # 1/32 < 0.05
     # mutation: alpha not split over the thresholds
-    assert choose(base, {ALWAYS: better, 0.5: better}).threshold == NEVER  # 1/32 > 0.05 / 2
+    assert choose(base, {ALWAYS: better, 0.5: better}, margin=0).threshold == NEVER  # 1/32 > 0.05 / 2
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=4), st.floats(0.01, 0.3))
-def test_the_choice_is_the_largest_gain_among_the_proven(counts, alpha):
-    # mutation: max over all trials, or by bound, or the smallest threshold at ties
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=4),
+    st.floats(0.01, 0.3),
+    st.sampled_from([0.0, 0.05, 0.2]),
+)
+def test_the_choice_is_the_lowest_threshold_that_is_as_good_as_the_best_of_the_able(counts, alpha, margin):
+    # mutation: max over all trials, or by bound, or the largest gain whatever its error
     base = np.arange(40) >= 20
-    steered = {}
+    steered, gains, able = {}, [], []
     for row, (wins, losses) in enumerate(counts):
         steered[float(row)] = base.copy()
         steered[float(row)][:wins], steered[float(row)][20 : 20 + losses] = True, False
-    proven = [
-        ((wins - losses) / 40, float(row))
-        for row, (wins, losses) in enumerate(counts)
-        if heads(wins, wins + losses) < alpha / len(counts)
-    ]
-    found = choose(base, steered, alpha)
-    assert (found.gain, found.threshold) == max(proven, default=(0.0, NEVER))
+        gains.append((steered[float(row)].astype(float) - base).mean())
+        if gains[-1] > 0 and lower_bound(wins, losses, 40, alpha / len(counts)) > -margin:
+            able.append(row)
+    found = choose(base, steered, alpha, margin)
+    if not able:
+        assert found.threshold == NEVER and found.gain == 0
+    else:
+        best = max(able, key=lambda row: gains[row])
+        error = (steered[float(best)].astype(float) - base).std() / np.sqrt(40)
+        lowest = min(row for row in able if gains[row] >= gains[best] - error - 1e-12)
+        assert (found.threshold, found.gain) == (float(lowest), pytest.approx(gains[lowest]))
 
 
-@pytest.mark.parametrize(("win", "lose"), [(0.1, 0.1), (0.02, 0.02), (0.05, 0.12)])
-def test_a_critic_that_does_not_help_is_let_through_no_more_often_than_alpha(win, lose):
+@pytest.mark.parametrize(
+    ("win", "lose", "margin"), [(0.1, 0.1, 0), (0.02, 0.02, 0), (0.05, 0.12, 0), (0.15, 0.2, 0.05), (0.02, 0.12, 0.1)]
+)
+def test_a_critic_that_costs_the_margin_is_let_through_no_more_often_than_alpha(win, lose, margin):
     # mutation: choosing the best threshold by its gain alone, or alpha for each threshold
     rng = np.random.default_rng(0)
     accepted = 0
@@ -92,8 +102,15 @@ def test_a_critic_that_does_not_help_is_let_through_no_more_often_than_alpha(win
         base = np.zeros(150, bool)
         base[:75] = True
         steered = np.where(base, u >= 2 * lose, u < 2 * win)
-        accepted += choose(base, dict(enumerate(steered, 1)), alpha=0.1).trial is not None
+        accepted += choose(base, dict(enumerate(steered, 1)), 0.1, margin).trial is not None
     assert accepted / 500 <= 0.1 + 0.03
+
+
+def test_a_bounded_loss_is_risked_only_for_an_expected_gain():
+    base, better = outcomes(6, 4, 190)
+    assert choose(base, {ALWAYS: better}, margin=0.05).threshold == ALWAYS
+    assert choose(base, {ALWAYS: better}, margin=0).threshold == NEVER  # mutation: the margin is not used
+    assert choose(better, {ALWAYS: base}, margin=0.05).threshold == NEVER  # mutation: gain > 0 is not asked
 
 
 def test_a_strong_gain_acts_and_harm_never_does():
@@ -108,6 +125,8 @@ def test_outcomes_of_other_seeds_are_refused():
         choose(np.zeros(4, bool), {ALWAYS: np.zeros(5, bool)})
     with pytest.raises(ValueError, match="expected thresholds"):
         choose(np.zeros(4, bool), {})
+    with pytest.raises(ValueError, match=r"margin=-0\.1"):
+        choose(np.zeros(4, bool), {ALWAYS: np.zeros(4, bool)}, margin=-0.1)
 
 
 def test_thresholds_are_always_and_quantiles_of_what_is_known():

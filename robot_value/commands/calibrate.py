@@ -35,7 +35,8 @@ class Calibrate:
     seed: int = 1000  # the first of the validation seeds; never test on them
     noise_seed: int = 0  # key of the candidates' noise
     quantiles: tuple[float, ...] = (0.5,)  # of the confidence in shadow, tried as thresholds beside "always"
-    alpha: float = 0.05  # chance of letting a critic act that does not help
+    alpha: float = 0.05  # chance of letting a critic act that costs more than the margin
+    margin: float = 0.05  # of success, that the critic may cost at worst; 0: its gain must be proven
     alarm: str | None = None  # also fit a failure alarm on this score: value, spread or disagreement
     alarm_alpha: float = 0.1  # share of the plain policy's successes that may ever hear it
     out: str = "gate.json"  # the gate's file; its plot and *_alarm.json lie beside it
@@ -55,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
     out, arm = Path(config.out), asked_arm(parsed, "steered")
     with process_pool(max(1, config.workers)) as processes:
         play = (processes, site, models, arm, seeds, config.noise_seed)
-        found = calibrate(*play, config.quantiles, config.alpha)
+        found = calibrate(*play, config.quantiles, config.alpha, config.margin)
         print(table(found))
         print(f"{found.save(out)}\n{plot(found, out.with_suffix('.png'))}")
         if config.alarm is not None:

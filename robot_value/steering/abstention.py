@@ -6,8 +6,9 @@ w / D that steering won says whether it helps, and few such episodes say nothing
 
     gain = (w - l) / n        bound = D / n * (2 * Beta^-1(alpha / m; w, l + 1) - 1)        D = w + l, m thresholds
 
-The critic acts only if a bound is above 0. A critic that helps at no threshold is let through with chance <= alpha
-(Bonferroni; Holm would let it through in exactly the same cases).
+The critic may act where the expected gain is above 0 and the bound above -margin: it is expected to help, and what it
+may cost at worst is bounded. A critic that costs more than the margin is let through with chance <= alpha (Bonferroni
+over the thresholds). With margin 0 the gain itself must be proven.
 """
 
 from __future__ import annotations
@@ -42,12 +43,18 @@ class Trial:
     def gain(self) -> float:
         return (self.wins - self.losses) / self.n
 
+    @property
+    def error(self) -> float:
+        """Standard error of the gain."""
+        return math.sqrt(max(0.0, self.wins + self.losses - self.n * self.gain**2)) / self.n
+
 
 @dataclass(frozen=True)
 class Choice:
-    threshold: float  # NEVER where no gain was proven
-    alpha: float  # chance of letting a critic act that does not help
+    threshold: float  # NEVER where no threshold may act
+    alpha: float  # chance of letting a critic act that costs more than the margin
     trials: tuple[Trial, ...]  # by threshold, rising
+    margin: float = 0.0  # of success, that the critic may cost at worst
 
     @property
     def trial(self) -> Trial | None:
@@ -68,17 +75,20 @@ def thresholds(confidences: np.ndarray, quantiles: Sequence[float] = (0.5,)) -> 
     return sorted({ALWAYS, *found})
 
 
-def choose(base: np.ndarray, steered: Mapping[float, np.ndarray], alpha: float = 0.05) -> Choice:
-    """Among thresholds whose bound is above 0 the one with the largest gain (ties: the rarer use), else NEVER.
+def choose(base: np.ndarray, steered: Mapping[float, np.ndarray], alpha: float = 0.05, margin: float = 0.05) -> Choice:
+    """Among thresholds that may act the lowest whose gain is within a standard error of the largest, else NEVER.
 
+    A higher threshold gives up gains, so it must be better by more than chance (one-standard-error rule).
     `base` and each of `steered` (threshold -> success) are bool[S] on the same validation seeds.
     """
-    if not steered or not 0 < alpha < 0.5:
-        raise ValueError(f"expected thresholds and 0 < alpha < 0.5, got {len(steered)} thresholds and alpha={alpha}")
+    if not steered or not 0 < alpha < 0.5 or not 0 <= margin < 1:
+        got = f"{len(steered)} thresholds, alpha={alpha} and margin={margin}"
+        raise ValueError(f"expected thresholds, 0 < alpha < 0.5 and 0 <= margin < 1, got {got}")
     trials = tuple(_trial(t, base, steered[t], alpha / len(steered)) for t in sorted(steered))
-    proven = [trial for trial in trials if trial.bound > 0]
-    best = max(proven, key=lambda trial: (trial.gain, trial.threshold), default=None)
-    return Choice(best.threshold if best else NEVER, alpha, trials)
+    able = [trial for trial in trials if trial.gain > 0 and trial.bound > -margin]
+    best = max(able, key=lambda trial: trial.gain, default=None)
+    chosen = next((trial for trial in able if trial.gain >= best.gain - best.error), None)
+    return Choice(chosen.threshold if chosen else NEVER, alpha, trials, margin)
 
 
 def lower_bound(wins: int, losses: int, n: int, level: float) -> float:
