@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent  # colcon --symlink-install runs a link to this file
 FOLDERS = {"robot_value.sim": "sim", "robot_value.ros_nodes": "ros_nodes", "robot_value.datasets": "datasets"}
 
-CORE = ["numpy>=2,<2.3", "zarr>=3.1,<4", "draccus>=0.11", "scipy>=1.13", "tqdm>=4.66"]
+CORE = ["numpy>=2,<2.3", "zarr>=3.1,<4", "draccus>=0.11", "scipy>=1.13", "tqdm>=4.66", "PyYAML>=6"]
 EXTRAS = {
     "learn": ["torch>=2.7,<2.12", "diffusers>=0.35,<0.40", "safetensors>=0.5", "tensorboard>=2.18", "matplotlib>=3.9",
               "imageio>=2.34", "imageio-ffmpeg>=0.5"],
@@ -20,10 +20,12 @@ EXTRAS = {
             "ros-geometry-msgs==5.5.1", "ros-trajectory-msgs==5.5.1", "ros-diagnostic-msgs==5.5.1",
             "ros-std-srvs==5.5.1", "ros-builtin-interfaces==2.3.0", "ros-lifecycle-msgs==2.3.0",
             "ros-action-msgs==2.3.0", "ros-rcl-interfaces==2.3.0", "rosbags>=0.11"],
+    "data": ["h5py>=3.11", "pyarrow>=18", "av>=13", "pillow>=10", "fsspec>=2024.6", "rosbags>=0.11"],
+    "umi": ["imagecodecs>=2024.6"],
     "scale": ["ray>=2.40", "accelerate>=1.10"],
     "test": ["pytest>=8", "hypothesis>=6.100"],
     "dev": ["pytest>=8", "pytest-timeout>=2.3", "pytest-cov>=5", "coverage>=7.6", "hypothesis>=6.100",
-            "ruff>=0.9", "h5py>=3.11"],
+            "ruff>=0.9", "imagecodecs>=2024.6", "tensorstore>=0.1.70"],
 }  # fmt: skip
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

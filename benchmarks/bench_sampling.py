@@ -2,8 +2,9 @@
 
 index_select is given finished row numbers and does nothing but gather every tensor that the batch holds; the sampler
 also draws, computes the rows and handles episode ends. "windows" is the leaner baseline that gathers only observation,
-chunk and next observation. Beside them: reading per sample from zarr, h5py (robomimic's layout) and LeRobotDataset v3.
-Arms take turns, in one process. The gate is the lower end of the ratio's interval: at least 0.8.
+chunk and next observation. Beside them: reading per sample from zarr, tensorstore (where it is installed), h5py
+(robomimic's layout) and LeRobotDataset v3, and PoolSampler, which keeps a third of the data in RAM and is charged for
+decoding the rest. Arms take turns, in one process. The gate is the lower end of the ratio's interval: at least 0.8.
 
     python benchmarks/bench_sampling.py            # about 4 minutes
     python benchmarks/bench_sampling.py --quick    # about 1 minute
@@ -32,6 +33,7 @@ from blocks import Arm, interleave, median_ms, ratio
 
 from robot_value.episodes.cache import Cache, open_cache
 from robot_value.episodes.store import EpisodeStore
+from robot_value.pool import PoolSampler, outline
 from robot_value.sampling import ChunkBatch, ChunkSampler
 from robot_value.types import ActionPart, Camera, Episode, Spec
 
@@ -68,34 +70,42 @@ def compare(name: str, episodes: int, images: bool, seconds: float) -> dict:
         store = record(Path(folder) / "store", episodes, images)
         cache = open_cache(store)
         ram = in_ram(cache)
-        fast = {
-            "sampler": Arm(ChunkSampler(cache, HORIZON, batch_size=BATCH).sample),
-            "index_select": Arm(gather_all(cache, *ram)),
-            "windows": Arm(gather_windows(cache, *ram)),
+        pool, batches = pool_reader(store)
+        arms = {
+            "sampler": (ChunkSampler(cache, HORIZON, batch_size=BATCH).sample, BATCH),
+            "index_select": (gather_all(cache, *ram), BATCH),
+            "windows": (gather_windows(cache, *ram), BATCH),
+            "pool": (pool, batches * BATCH),
+            "zarr": (zarr_reader(store), PER_SAMPLE),
+            "h5py": (h5py_reader(store, Path(folder) / "demo.hdf5"), PER_SAMPLE),
+            "lerobot": (lerobot_reader(store, Path(folder) / "lerobot", episodes=2 if images else 10), PER_SAMPLE),
         }
-        slow = {
-            "zarr": Arm(zarr_reader(store)),
-            "h5py": Arm(h5py_reader(store, Path(folder) / "demo.hdf5")),
-            "lerobot": Arm(lerobot_reader(store, Path(folder) / "lerobot", episodes=2 if images else 10)),
-        }
-        interleave(fast, seconds, block=0.1)
-        interleave(slow, seconds / 4)
-    return row(name, fast | slow)
+        try:
+            arms["tensorstore"] = tensorstore_reader(store), PER_SAMPLE
+        except ImportError:
+            print(f"{name}: tensorstore is not installed: skipped")
+        timed = {arm: Arm(run) for arm, (run, _) in arms.items()}
+        interleave(timed, seconds, block=0.1)
+    return row(name, timed, {arm: samples for arm, (_, samples) in arms.items()})
 
 
-def row(name: str, arms: dict[str, Arm]) -> dict:
-    size = {"zarr": PER_SAMPLE, "h5py": PER_SAMPLE, "lerobot": PER_SAMPLE}
-    rates = {arm: size.get(arm, BATCH) / float(np.median(found.seconds)) for arm, found in arms.items()}
-    middle, low, high = ratio(arms["index_select"], arms["sampler"])
-    windows = ratio(arms["windows"], arms["sampler"])
+def row(name: str, arms: dict[str, Arm], samples: dict[str, int]) -> dict:
+    """samples: of one call of each arm."""
+    rates = {arm: samples[arm] / float(np.median(found.seconds)) for arm, found in arms.items()}
+    ratios = {arm: per_sample_ratio(arms, samples, arm) for arm in arms if arm != "index_select"}
+    middle, low, high = ratios["sampler"]
     trusted = arms["sampler"].trusted and arms["index_select"].trusted
+    windows = ratio(arms["windows"], arms["sampler"])
     print(
         f"{name}: sampler {rates['sampler']:,.0f} samples/s, {middle:.2f} [{low:.2f}, {high:.2f}] of index_select of "
         f"all tensors, {windows[0]:.2f} [{windows[1]:.2f}, {windows[2]:.2f}] of windows only"
         + ("" if trusted else " (too few clean blocks: no verdict)")
     )
-    for other in size:
-        print(f"    {other}: {rates[other]:,.0f} samples/s, {rates[other] / rates['index_select']:.5f} of index_select")
+    for other in sorted(ratios.keys() - {"sampler", "windows"}, key=lambda arm: -rates[arm]):
+        middle_of, low_of, high_of = ratios[other]
+        print(
+            f"    {other}: {rates[other]:,.0f} samples/s, {middle_of:.5f} [{low_of:.5f}, {high_of:.5f}] of index_select"
+        )
     return {
         "name": name,
         "trusted": trusted,
@@ -103,9 +113,17 @@ def row(name: str, arms: dict[str, Arm]) -> dict:
         "ratio_low": low,
         "ratio_high": high,
         "windows_ratio": windows,
+        "ratios": ratios,
         "samples_per_s": rates,
         "ms": {arm: median_ms(found) for arm, found in arms.items()},
     }
+
+
+def per_sample_ratio(arms: dict[str, Arm], samples: dict[str, int], arm: str) -> tuple[float, float, float]:
+    """Samples per second of an arm over those of index_select: (ratio, low, high)."""
+    scale = samples[arm] / samples["index_select"]
+    middle, low, high = ratio(arms["index_select"], arms[arm])
+    return scale * middle, scale * low, scale * high
 
 
 def gather_all(
@@ -171,12 +189,52 @@ def ready_rows(cache: Cache) -> Iterator[tuple[torch.Tensor, ...]]:
     return cycle(rows)
 
 
+def pool_reader(store: EpisodeStore) -> tuple[Callable[[], object], int]:
+    """An average pool's batches, and waiting until the next pool is decoded (it would run into other arms' blocks).
+
+    Also how many batches that is.
+    """
+    known = outline(store)
+    spec, frames = store.spec, int(known.frames.sum())
+    size = frames * (4 * spec.state_dim + 8 * spec.action_dim + 128 + sum(3 * c.height * c.width for c in spec.cameras))
+    sampler = PoolSampler(store, known, max(size // 3, size * 6 // len(known)), batch_size=BATCH, horizon=HORIZON)
+    batches = max(1, len(sampler) // BATCH // sampler.pools)
+
+    def call():
+        for _ in range(batches):
+            sampler.sample()
+        sampler.settle()
+
+    return call, batches
+
+
 def zarr_reader(store: EpisodeStore) -> Callable[[], object]:
     """The stock zarr library on our store, three reads per sample, groups already open."""
     groups = [zarr.open_group(store.path / "episodes" / name, mode="r") for name in store.names()[:50]]
     keys = ["states", *(f"images/{camera.name}" for camera in store.spec.cameras)]
     opened = [([group[key] for key in keys], group["actions"]) for group in groups]
     return reader(lambda e, t: read_slices(*opened[e], t), len(opened))
+
+
+def tensorstore_reader(store: EpisodeStore) -> Callable[[], object]:
+    """The same reads through tensorstore, arrays already open."""
+    import tensorstore
+
+    def opened(name: str, key: str):
+        path = str(store.path / "episodes" / name / key)
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}
+        return tensorstore.open(spec, read=True).result()
+
+    names = store.names()[:50]
+    keys = ["states", *(f"images/{camera.name}" for camera in store.spec.cameras)]
+    arrays = [([opened(name, key) for key in keys], opened(name, "actions")) for name in names]
+
+    def read(e: int, t: int) -> list[np.ndarray]:
+        observed, actions = arrays[e]
+        pending = [array[at].read() for array in observed for at in (t, t + HORIZON)]
+        return [each.result() for each in (*pending, actions[t : t + HORIZON].read())]
+
+    return reader(read, len(arrays))
 
 
 def h5py_reader(store: EpisodeStore, path: Path) -> Callable[[], object]:

@@ -23,8 +23,10 @@ from safetensors.torch import load_file, save_file
 from .learner_state import flatten, unflatten
 from .normalize import Statistics
 from .types import Spec
+from .untrusted import Refused, read_json
 
 FORMAT_VERSION = 1
+LARGEST_HEADER = 1 << 23  # bytes, of a tensor file: some 60,000 tensors
 
 MANIFEST, CONFIG, STATISTICS, MODEL = "manifest.json", "config.json", "statistics.json", "model.safetensors"
 LEARNER, LEARNER_JSON = "learner.safetensors", "learner.json"
@@ -109,14 +111,14 @@ def load(folder: str | Path, learner: bool = False) -> Checkpoint:
         spec = Spec.from_json(config["spec"])
         statistics = {key: Statistics.from_json(value) for key, value in _read_json(where / STATISTICS).items()}
         fields = {key: config[key] for key in ("kind", "name", "step", "config", "extra")}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"checkpoint {folder}: content not understood by this robot_value ({error})") from error
     _check_statistics(folder, spec, statistics)
     state = None
     if learner:
         if not (where / LEARNER).exists():
             raise CheckpointError(f"checkpoint {folder}: expected {LEARNER} to resume training, got none; start afresh")
-        state = unflatten(_read_tensors(where / LEARNER), _read_json(where / LEARNER_JSON))
+        state = _read_learner(where)
     return Checkpoint(
         spec=spec, statistics=statistics, tensors=_read_tensors(where / MODEL), hash=digest, learner=state, **fields
     )
@@ -209,8 +211,12 @@ def _manifest(folder: Path, where: Path) -> dict[str, dict[str, Any]]:
             f"checkpoint {folder}: format_version {manifest['format_version']} is newer than this robot_value "
             f"understands ({FORMAT_VERSION}); upgrade robot_value"
         )
-    # Written one way only, so any changed byte that is still JSON shows here.
-    if (where / MANIFEST).read_bytes() != _json_bytes(manifest) or manifest["format_version"] < 1:
+    # Written one way only, so any changed byte that is still JSON shows here (ValueError: NaN, which JSON has not).
+    try:
+        whole = (where / MANIFEST).read_bytes() == _json_bytes(manifest)
+    except ValueError:
+        whole = False
+    if not whole or manifest["format_version"] < 1:
         raise damaged
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(map(_is_entry, files.values())):
@@ -291,14 +297,27 @@ def _write_json(path: Path, data: Any) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        return read_json(path)
+    except Refused as error:
         raise CheckpointError(
             f"checkpoint {path.parent}: {path.name} is damaged ({error}); use another checkpoint"
         ) from error
 
 
+def _read_learner(where: Path) -> Any:
+    try:
+        return unflatten(_read_tensors(where / LEARNER), _read_json(where / LEARNER_JSON))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {where}: {LEARNER_JSON} is no training state ({error})") from error
+
+
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")  # safetensors: its JSON header's length comes first
+    if header > LARGEST_HEADER:
+        raise CheckpointError(
+            f"checkpoint {path.parent}: {path.name}: expected a header of at most {LARGEST_HEADER} bytes, got {header}"
+        )
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -12,7 +12,7 @@ from .components import UnknownComponent, unknown
 VERBS = {
     "demo": "collect, train, choose a recipe, test on unseen seeds, write the page: the main job in one command",
     "collect": "drive a simulated robot by its scripted expert and store the episodes",
-    "data": "inspect or verify an episode store",
+    "data": "inspect, verify, convert, label, merge, split, pack or repair episode stores",
     "train": "train a chunk policy or a chunk critic on an episode store",
     "evaluate": "compare base, selectors and controls on the same seeds, and write results.json and report.html",
     "calibrate": "how confident must the critic be before it may act? the gate's threshold, from validation episodes",

@@ -24,7 +24,9 @@ KINDS: dict[str, tuple[tuple[str, ...], str]] = {
     "guides": (("robot_value.steering.guides",), ""),
     "followers": (("robot_value.steering.followers",), ""),
     "robots": (("robot_value.sim", "robot_value.ros_nodes"), "_robot"),
-    "converters": (("robot_value.datasets",), ""),
+    "converters": (("robot_value.datasets",), "_converter"),
+    "exporters": (("robot_value.datasets",), "_exporter"),
+    "labelers": (("robot_value.labelers",), ""),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import torch
 from .episodes.cache import Cache, open_cache
 from .episodes.store import EpisodeStore
 from .goals import GoalConfig, goal_return_statistics
+from .labels.cached import CacheLabels, read_labels
 from .learners import CriticLearner, Joint, JointLearner, Learner, Optimization, PolicyLearner, learner_for
+from .mixing import Sampler
 from .networks.policy_features import seen_through
 from .normalize import Statistics, fit_statistics
+from .pool import PoolSampler, outline
 from .sampling import ChunkSampler, split_episodes
 from .training import TrainConfig, choose_device, load_model, train_offline
 from .types import Spec
@@ -30,6 +34,8 @@ class Windowing:
     n_obs_steps: int = 1  # O, observations in the history a model sees
     success_only: bool = False  # only successful episodes; for critics a negative control: they never see a failure
     reward_shuffle_seed: int | None = None  # permute rewards over all steps: the shuffled-critic control
+    labels: str = ""  # name of labels (`robot-value data label`): rewards, outcomes and weights other than as recorded
+    pool_bytes: int = 0  # RAM for each of training and validation, bytes, where the data are larger; 0: memory-mapped
     goals: GoalConfig = GoalConfig()  # which frames become goals, for models with `encoder.goal`
 
 
@@ -50,18 +56,21 @@ class Job:
 
 def fit(job: Job) -> Path:
     """Train (or go on training) and return the last checkpoint's folder; of both models, the run's."""
-    with EpisodeStore.open(job.data) as store:
-        cache = open_cache(store, progress=job.training.progress)
     windowing, train = job.windowing, job.training
+    store = EpisodeStore.open(job.data)
+    cache = outline(store) if windowing.pool_bytes else open_cache(store, progress=train.progress)
+    labels = read_labels(store, windowing.labels, cache) if windowing.labels else None
+    _same_discount(job, labels)
     spec = cache.spec.choose(horizon=windowing.horizon, n_obs_steps=windowing.n_obs_steps)
-    statistics = fit_statistics({"state": cache.state, "action": cache.action})
-    statistics["return"] = _return_statistics(job, cache)
+    statistics = _statistics(store, cache, windowing)
+    statistics["return"] = _return_statistics(job, cache, labels)
     device = choose_device(train.device)
     learner = make_learner(job, spec, statistics, cache.tasks, device)
     model = learner.critic.model if isinstance(learner, JointLearner) else learner.model
     train_on, held_out = split_episodes(len(cache), train.validation_fraction, train.seed)
-    validation = _sampler(job, model, cache, held_out, device) if _enough(job, cache, held_out) else None
-    return train_offline(learner, _sampler(job, model, cache, train_on, device), train, validation)
+    enough = _enough(job, cache, labels, held_out)
+    validation = _sampler(job, model, store, cache, labels, held_out, device) if enough else None
+    return train_offline(learner, _sampler(job, model, store, cache, labels, train_on, device), train, validation)
 
 
 def make_learner(
@@ -110,9 +119,29 @@ def _asks_a_critic(policy: Any) -> None:
         )
 
 
-def _sampler(job: Job, model: Any, cache: Cache, episodes: Any, device: Any) -> ChunkSampler:
-    return ChunkSampler(
-        cache,
+def _statistics(store: EpisodeStore, cache: Cache, windowing: Windowing) -> dict[str, Statistics]:
+    """Of states and actions; streamed where they are not in a cache."""
+    if not windowing.pool_bytes:
+        return fit_statistics({"state": cache.state, "action": cache.action})
+    read = partial(store.read, images=False, decisions=False)
+    return {
+        "state": Statistics.fit((read(name).states for name in cache.names), "state"),
+        "action": Statistics.fit((read(name).actions for name in cache.names), "action"),
+    }
+
+
+def _sampler(
+    job: Job,
+    model: Any,
+    store: EpisodeStore,
+    cache: Cache,
+    labels: CacheLabels | None,
+    episodes: Any,
+    device: Any,
+) -> Sampler:
+    pool_bytes = job.windowing.pool_bytes
+    make = partial(PoolSampler, store, cache, pool_bytes) if pool_bytes else partial(ChunkSampler, cache)
+    return make(
         horizon=job.windowing.horizon,
         n_obs_steps=job.windowing.n_obs_steps,
         offsets=getattr(model, "offsets", (job.windowing.horizon,)),
@@ -125,6 +154,7 @@ def _sampler(job: Job, model: Any, cache: Cache, episodes: Any, device: Any) -> 
         reward_shuffle_seed=job.windowing.reward_shuffle_seed,
         next_chunks=getattr(model, "next_chunks", False),
         goals=_goals(job),
+        labels=labels,
     )
 
 
@@ -140,11 +170,27 @@ def _goals(job: Job) -> GoalConfig | None:
     return job.windowing.goals if getattr(getattr(job.config, "encoder", None), "goal", False) else None
 
 
-def _return_statistics(job: Job, cache: Cache) -> Statistics:
+def _return_statistics(job: Job, cache: Cache, labels: CacheLabels | None) -> Statistics:
     gamma, goals = getattr(job.config, "gamma", 0.99), _goals(job)
-    return return_statistics(cache, gamma) if goals is None else goal_return_statistics(goals, gamma, cache.steps.max())
+    if goals is not None:
+        return goal_return_statistics(goals, gamma, cache.steps.max())
+    return return_statistics(cache, gamma, labels)
 
 
-def _enough(job: Job, cache: Cache, held_out: np.ndarray) -> bool:
-    """A validation curve needs held-out episodes, and successful ones where only those are drawn from."""
-    return bool((cache.success[held_out] == 1).any()) if job.windowing.success_only else len(held_out) > 0
+def _same_discount(job: Job, labels: CacheLabels | None) -> None:
+    gamma = getattr(job.config, "gamma", None)
+    if labels and None not in (gamma, labels.gamma) and gamma != labels.gamma:
+        raise ValueError(
+            f"labels {labels.name!r}: expected returns discounted by the critic's gamma {gamma}, got {labels.gamma}; "
+            f"give --critic.gamma={labels.gamma}, or label again with --labeler.gamma={gamma}"
+        )
+
+
+def _enough(job: Job, cache: Cache, labels: CacheLabels | None, held_out: np.ndarray) -> bool:
+    """A validation curve needs held-out episodes: successful ones where only those are drawn from, and with weight."""
+    success = cache.success if labels is None else labels.success
+    chosen = held_out[success[held_out] == 1] if job.windowing.success_only else held_out
+    if labels is None or labels.weight is None:
+        return len(chosen) > 0
+    rows = zip(cache.step_start[chosen], cache.steps[chosen], strict=True)
+    return any(labels.weight[start : start + steps].any() for start, steps in rows)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from .episodes.cache import Cache
 from .goals import NEVER, GoalConfig, Labels, choose_goals, label
 from .types import Observation
 from .windows import Windows, make_windows
+
+if TYPE_CHECKING:
+    from .labels.cached import CacheLabels
 
 DRAW = 32  # batches whose starts are drawn at once
 GROUP_BYTES = 4 << 20  # small batches are gathered several at once, because overhead is what they cost
@@ -52,7 +56,7 @@ class ChunkBatch:
     terminated: torch.Tensor  # bool[B, L], the task ended with this step
     next: dict[int, TensorObservation]  # offset k -> the observation at min(t + k, the last there is)
     mc_return: torch.Tensor  # float32[B], discounted return to go; where time ran out, just the sum, no bootstrap
-    weight: torch.Tensor  # float32[B]
+    weight: torch.Tensor  # float32[B], of the row in a loss; 1 also where labels weigh starts: they are drawn by that
     success: torch.Tensor  # float32[B], of the episode: 1, 0, NaN where nobody knows
     index: torch.Tensor  # int64[B], row of the window's first action in the cache
     next_chunks: dict[int, torch.Tensor] = field(default_factory=dict)  # offset k -> float32[B, H, A] from t + k on
@@ -146,6 +150,9 @@ class Group:
 class ChunkSampler:
     """Uniform over legal starts, with replacement; batch i is a function of (seed, i), so a saved position resumes it.
 
+    `labels` replace the recorded rewards, returns, terminations and successes; their weights make a start be drawn in
+    proportion. The weight is in the drawing alone: `ChunkBatch.weight` stays 1, or it would count twice.
+
     A step is legal if what follows it is known: without a final observation, the last step counts only where the
     episode terminated. `episodes` (numbers in the cache) and `success_only` restrict what is drawn from.
     `reward_shuffle_seed` permutes rewards over the chosen steps (the "shuffled critic" control, see windows.py).
@@ -167,6 +174,7 @@ class ChunkSampler:
         reward_shuffle_seed: int | None = None,
         next_chunks: bool = False,  # also the chunks that were recorded from every offset on, for SARSA
         goals: GoalConfig | None = None,
+        labels: CacheLabels | None = None,
     ):
         self.cache = cache
         self.horizon, self.n_obs_steps = horizon, n_obs_steps
@@ -183,10 +191,13 @@ class ChunkSampler:
             raise ValueError(
                 "reward_shuffle_seed: expected None with goals, which replace the rewards that it permutes"
             )
-        self.goals = goals
+        if goals and labels and labels.rewarded:
+            raise ValueError(f"labels {labels.name!r}: expected weights alone with goals, which replace their rewards")
+        self.goals, self.labels = goals, labels
         self.windows = make_windows(
-            cache, padding, gamma, episodes, success_only, reward_shuffle_seed, endless=goals is not None
+            cache, padding, gamma, episodes, success_only, reward_shuffle_seed, goals is not None, labels
         )
+        self._chances = _cumulative(self.windows.weight)
         self._episode, self._table = torch.from_numpy(self.windows.episode), _table(self.windows)
         self._success = torch.from_numpy(self.windows.success)
         self._frames = _frames(self.windows)
@@ -215,18 +226,19 @@ class ChunkSampler:
         self._position += 1
         return self._group.batch(within, self._pixels if self._images else _no_pixels, self.cache.tasks)
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """JSON values; after `load_state` come exactly the batches that would have come here."""
         return {"position": self._position} | self._identity()
 
-    def load_state(self, state: dict[str, int]) -> None:
-        got = {key: state.get(key) for key in self._identity()}
+    def load_state(self, state: dict[str, Any]) -> None:
+        got = {key: value for key, value in state.items() if key != "position"}
         if got != self._identity():
             raise ValueError(f"sampler state: expected {self._identity()}, got {got}; same data and configuration?")
         self._position, self._group = state["position"], None
 
-    def _identity(self) -> dict[str, int]:
-        return {"seed": self.seed, "starts": len(self), "batch_size": self.batch_size}
+    def _identity(self) -> dict[str, Any]:
+        labels = {"labels": self.labels.hash} if self.labels else {}
+        return {"seed": self.seed, "starts": len(self), "batch_size": self.batch_size} | labels
 
     def _batches_per_gather(self) -> int:
         """The largest power of two of batches whose low-dimensional part fits GROUP_BYTES, at most DRAW."""
@@ -241,11 +253,18 @@ class ChunkSampler:
         draw, within = divmod(position, DRAW)
         if self._drawn is None or self._drawn[0] != draw:
             generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, draw], np.uint64)))
-            starts = generator.integers(0, len(self), (DRAW, self.batch_size), np.int32)
+            starts = self._starts(generator)
             chance = generator.random((DRAW, self.batch_size, 2 if self.goals else 0))
             self._drawn = draw, torch.from_numpy(starts), torch.from_numpy(chance)
         starts, chance = (drawn[within : within + self._group_size].flatten(0, 1) for drawn in self._drawn[1:])
         return starts, chance
+
+    def _starts(self, generator: np.random.Generator) -> np.ndarray:
+        """int32[DRAW, B]; by weight, the first start whose cumulative share lies above a uniform number."""
+        shape = (DRAW, self.batch_size)
+        if self._chances is None:
+            return generator.integers(0, len(self), shape, np.int32)
+        return np.searchsorted(self._chances, generator.random(shape), side="right").astype(np.int32)
 
     def _gather(self, starts: torch.Tensor, chance: torch.Tensor) -> Group:
         """Index arithmetic and everything but the images for n = group_size * B rows at once."""
@@ -343,6 +362,14 @@ def _table(windows: Windows) -> torch.Tensor:
         windows.task,
     ]
     return torch.from_numpy(np.stack(columns, axis=1))
+
+
+def _cumulative(weight: np.ndarray | None) -> np.ndarray | None:
+    """float64[N], share of all starts up to and with each; 1 from the last that is ever drawn."""
+    if weight is None:
+        return None
+    total = np.cumsum(weight)
+    return total / total[-1]
 
 
 def _frames(windows: Windows) -> torch.Tensor:

@@ -121,6 +121,13 @@ def test_a_pickled_array_in_the_cache_is_refused(store):
         open_cache(store, progress=False)
 
 
+# mutation: no posix_fallocate in _create_arrays
+def test_the_cache_s_space_is_taken_before_it_is_mapped_because_a_full_disk_is_sigbus_in_a_mapped_page(store, tmp_path):
+    module._create_arrays(tmp_path, store.spec, 10_000, 10_000)
+    sizes = [path.stat() for path in tmp_path.glob("*.npy")]
+    assert len(sizes) == 5 and all(size.st_blocks * 512 >= size.st_size > 10_000 for size in sizes)
+
+
 def test_an_empty_store_says_what_to_do(store):
     with pytest.raises(StoreError, match="holds no episodes yet"):
         open_cache(store)

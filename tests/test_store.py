@@ -2,10 +2,12 @@
 
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recorded import assert_same, make_episode, make_spec
 
-from robot_value.episodes import EpisodeDamaged, EpisodeStore, StoreError
+from robot_value.episodes import EpisodeDamaged, EpisodeStore, Problem, StoreError, durable
+from robot_value.episodes.manifest import canonical, sha256
 from robot_value.types import SpecMismatch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,9 +189,13 @@ def test_a_newer_format_is_refused_and_says_to_upgrade(store):
     edit(store.path / "zarr.json", '"format_version": 1', '"format_version": 2')
     with pytest.raises(StoreError, match=r"format_version 2, newer than .* \(1\); upgrade"):
         EpisodeStore.open(store.path)
-    edit(store.path / "episodes" / name / "manifest.json", '"format_version":1', '"format_version":2')
+    folder, manifest = store.path / "episodes" / name, replace(store.manifest(name), format_version=2)
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
     with pytest.raises(StoreError, match="upgrade robot_value"):
-        store.read(name)
+        store.manifest(name)
+    edit(folder / "manifest.json", '"format_version":2', '"format_version":3')  # a flipped bit is not a new version
+    with pytest.raises(EpisodeDamaged, match=r"manifest.json: expected sha256 .*, got content with"):
+        store.manifest(name)
 
 
 def test_a_changed_spec_in_the_root_is_noticed(store):
@@ -262,7 +269,8 @@ def test_a_manifest_that_points_outside_its_episode_is_refused(store, file):
     path = store.path / "episodes" / name / "manifest.json"
     data = json.loads(path.read_bytes())
     data["files"][file] = {"size": 1, "sha256": "0"}
-    path.write_text(json.dumps(data))
+    del data["hash"]
+    path.write_bytes(canonical(data | {"hash": sha256(canonical(data))}))
     with pytest.raises(EpisodeDamaged, match="unsafe file name"):
         store.read(name)
 
@@ -270,7 +278,11 @@ def test_a_manifest_that_points_outside_its_episode_is_refused(store, file):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"shape": [\n    7\n  ]', '"shape": [\n    4000000000000\n  ]', "expected 571428571429 chunks, got 1"),
+        (
+            '"shape": [\n    7\n  ]',
+            '"shape": [\n    4000000000000\n  ]',
+            "571428571429 chunks|decoded bytes",
+        ),
         ('"chunk_shape": [\n        7\n', '"chunk_shape": [\n        4000000000000\n', "expected chunks of at most"),
         ('"data_type": "float32"', '"data_type": "int32"', "expected float32"),
     ],
@@ -280,11 +292,11 @@ def test_a_consistent_manifest_over_lying_metadata_is_still_refused(store, old, 
     name = store.append(full_episode(store.spec))
     folder = store.path / "episodes" / name
     edit(folder / "rewards/zarr.json", old, new)
-    resign(folder, store.manifest(name))
+    folder = resign(folder, store.manifest(name))
     with pytest.raises(EpisodeDamaged, match=message):
-        store.read(name)
+        store.read(folder.name)
     (folder / "rewards/zarr.json").write_bytes((folder / "images/zarr.json").read_bytes())
-    resign(folder, store.manifest(name))
+    name = resign(folder, store.manifest(folder.name)).name
     with pytest.raises(EpisodeDamaged, match="rewards: expected an array, got a group"):
         store.read(name)
 
@@ -342,6 +354,50 @@ def test_everything_is_on_disk_before_the_name_is(store, monkeypatch):
     assert events[at + 1 :] == [str(store.path / "episodes")]
 
 
+# mutation: names() without `self._committed`, or the manifest among the files that write_tree writes
+def test_committed_in_place_an_episode_is_seen_when_its_manifest_is_whole_and_not_before(tmp_path, monkeypatch):
+    with EpisodeStore.create(tmp_path / "s", make_spec(), commit="manifest") as store:
+        kept, seen = store.append(make_episode(store.spec)), []
+        write_file = durable.write_file
+
+        def watched(path, content):
+            seen.append(EpisodeStore.open(store.path).names())
+            write_file(path, content)
+
+        monkeypatch.setattr(durable, "write_file", watched)
+        name = store.append(make_episode(store.spec, seed=1))
+        assert len(seen) > 6 and all(names == [kept] for names in seen)
+        assert store.names() == [kept, name] and store.verify() == []
+    (store.path / "episodes" / name / "manifest.json").unlink()  # deleted later: damage, not an episode that never was
+    assert [p.file for p in EpisodeStore.open(store.path).verify()] == ["manifest.json"]
+    with EpisodeStore.open(store.path, "a") as again:
+        assert again.names() == [kept, name] and again.append(make_episode(store.spec)).startswith("00000002")
+
+
+def test_an_unknown_way_to_commit_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="commit: expected one of rename, manifest, got 'copy'"):
+        EpisodeStore.create(tmp_path / "s", make_spec(), commit="copy")
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_store_s_own_files_and_names_are_verified_too(store):
+    one, two = (store.append(full_episode(store.spec, seed)) for seed in range(2))
+    edit(store.path / "zarr.json", '"zarr_format": 3', '"zarr_format": 2')
+    (store.path / "episodes" / "zarr.json").unlink()
+    (store.path / "episodes" / "1").mkdir()
+    assert [(p.episode, p.file) for p in store.verify()] == [(".", "zarr.json"), (".", "episodes/zarr.json"), ("1", "")]
+    os.rename(store.path / "episodes" / one, store.path / "swap")
+    os.rename(store.path / "episodes" / two, store.path / "episodes" / one)
+    with pytest.raises(EpisodeDamaged, match=f"manifest.json: expected an episode whose hash begins with {one[9:]}"):
+        store.read(one)
+
+
+def test_damage_comes_back_whole_from_a_worker_process():
+    damage = EpisodeDamaged([Problem("e", "f", "this", "that")])
+    again = pickle.loads(pickle.dumps(damage))
+    assert again.problems == damage.problems and str(again) == str(damage)
+
+
 def test_no_warning_reaches_the_user(store):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -354,10 +410,12 @@ def edit(path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def resign(folder, manifest) -> None:
-    """A manifest that matches whatever is in the folder now."""
+def resign(folder, manifest) -> Path:
+    """A manifest and a name that match whatever is in the folder now."""
     files = {name: (folder / name).read_bytes() for name in manifest.files}
-    (folder / "manifest.json").write_bytes(manifest.of(files, manifest.steps, manifest.frames).to_bytes())
+    signed = manifest.of(files, manifest.steps, manifest.frames)
+    (folder / "manifest.json").write_bytes(signed.to_bytes())
+    return folder.rename(folder.with_name(f"{folder.name[:8]}-{signed.hash[:8]}"))
 
 
 def fail_at(monkeypatch, call: int) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +23,13 @@ import numpy as np
 from ..types import Spec
 from .durable import publish, sync_folder, write_file
 from .encoding import spec_fingerprint
-from .manifest import StoreError, canonical, sha256
+from .manifest import Manifest, StoreError, canonical, sha256
+from .remote import Folder
 from .store import EpisodeStore
 
 CACHE_VERSION = 1
+READERS = 8  # manifests read side by side: behind a URL each waits for its answer
+OURS = re.compile(r"[0-9a-f]{32}|\.building-.*")
 TABLES = ("steps", "frames", "terminated", "truncated", "success", "task")
 
 
@@ -71,7 +76,9 @@ def open_cache(store: EpisodeStore, root: str | Path | None = None, progress: bo
     names = tuple(store.names())
     if not names:
         raise StoreError(f"{store.path} holds no episodes yet; append some before training")
-    hashes = tuple(store.manifest_hash(name) for name in names)
+    with ThreadPoolExecutor(READERS) as threads:
+        manifests = list(threads.map(store.manifest, names))
+    hashes = tuple(manifest.hash for manifest in manifests)
     key = sha256(canonical([CACHE_VERSION, spec_fingerprint(store.spec), list(zip(names, hashes, strict=True))]))[:32]
     root = Path(root) if root else _default_root(store.path)
     root.mkdir(parents=True, exist_ok=True)
@@ -79,16 +86,28 @@ def open_cache(store: EpisodeStore, root: str | Path | None = None, progress: bo
         target = root / key
         if not _whole(target):
             older = _older(root, store.spec, key)
-            _build(store, names, hashes, target, older, progress)
+            _build(store, names, manifests, target, older, progress)
             _drop_superseded(root, key, set(hashes))
     return _load(target, store.spec)
 
 
-def _default_root(path: Path) -> Path:
-    if os.access(path, os.W_OK):
+def _default_root(path: Folder) -> Path:
+    if isinstance(path, Path) and os.access(path, os.W_OK) and _can_lock(path):
         return path / ".cache"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "robot_value" / sha256(str(path.resolve()).encode())[:16]
+    return home / "robot_value" / sha256(str(path.resolve() if isinstance(path, Path) else path).encode())[:16]
+
+
+def _can_lock(path: Path) -> bool:
+    """Some network mounts have no flock."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -102,19 +121,33 @@ def _only_builder(root: Path) -> Iterator[None]:
 def _build(
     store: EpisodeStore,
     names: tuple[str, ...],
-    hashes: tuple[str, ...],
+    manifests: list[Manifest],
     target: Path,
+    older: Cache | None,
+    progress: bool,
+) -> None:
+    for folder in list(target.parent.iterdir()):  # we hold the lock, so who began them is dead
+        if OURS.fullmatch(folder.name) and not _whole(folder):
+            shutil.rmtree(folder)
+    folder = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
+    try:
+        _fill(folder, store, names, manifests, older, progress)
+        publish(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # only there where something failed: a full disk is given back
+
+
+def _fill(
+    folder: Path,
+    store: EpisodeStore,
+    names: tuple[str, ...],
+    manifests: list[Manifest],
     older: Cache | None,
     progress: bool,
 ) -> None:
     from tqdm import tqdm
 
-    for leftover in target.parent.glob(".building-*"):  # we hold the lock, so their builders are dead
-        shutil.rmtree(leftover)
-    if target.exists():  # not whole
-        shutil.rmtree(target)
-    folder = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
-    manifests = [store.manifest(name) for name in names]
+    hashes = tuple(manifest.hash for manifest in manifests)
     steps = np.array([manifest.steps for manifest in manifests], np.int64)
     frames = np.array([manifest.frames for manifest in manifests], np.int64)
     flat = _create_arrays(folder, store.spec, int(steps.sum()), int(frames.sum()))
@@ -146,7 +179,6 @@ def _build(
     for name, table in finished.items():
         np.save(folder / f"{name}.npy", table, allow_pickle=False)
     _seal(folder, flat, {"names": names, "hashes": hashes, "tasks": tasks, "spec": spec_fingerprint(store.spec)})
-    publish(folder, target)
 
 
 def _create_arrays(folder: Path, spec: Spec, steps: int, frames: int) -> dict[str, np.memmap]:
@@ -156,10 +188,13 @@ def _create_arrays(folder: Path, spec: Spec, steps: int, frames: int) -> dict[st
         "reward": (np.float32, (steps,)),
         "source": (np.uint8, (steps,)),
     } | {_image(camera.name): (np.uint8, (frames, camera.height, camera.width, 3)) for camera in spec.cameras}
-    return {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
-        for name, (dtype, shape) in shapes.items()
-    }
+    arrays = {}
+    for name, (dtype, shape) in shapes.items():
+        path = folder / f"{name}.npy"
+        arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        with open(path, "r+b") as file:  # a full disk is an error here, and SIGBUS in a mapped page
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return arrays
 
 
 def _decoded(store: EpisodeStore, name: str) -> tuple[dict[str, np.ndarray], dict]:
@@ -195,9 +230,10 @@ def _seal(folder: Path, flat: Mapping[str, np.memmap], about: dict) -> None:
 
 def _whole(folder: Path) -> bool:
     """Every file is there with the size it was sealed with."""
-    if not (folder / "cache.json").is_file():
+    try:
+        sizes = json.loads((folder / "cache.json").read_bytes())["sizes"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    sizes = json.loads((folder / "cache.json").read_bytes())["sizes"]
     return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
 
 
@@ -232,7 +268,11 @@ def _older(root: Path, spec: Spec, key: str) -> Cache | None:
 def _drop_superseded(root: Path, key: str, hashes: set[str]) -> None:
     """Caches whose every episode the new one holds. Who has one mapped keeps it: files live until they are closed."""
     for path in root.glob("*/cache.json"):
-        if path.parent.name != key and hashes.issuperset(json.loads(path.read_bytes())["hashes"]):
+        if (
+            path.parent.name != key
+            and _whole(path.parent)
+            and hashes.issuperset(json.loads(path.read_bytes())["hashes"])
+        ):
             shutil.rmtree(path.parent)
 
 

@@ -49,7 +49,10 @@ def from_arrays(read: Callable[[str], np.ndarray], names: set[str], texts: dict[
     """The inverse of `to_arrays`; `read` decodes an array, `names` says which there are."""
     if not texts:
         return ()
+    _check_texts(texts)
     fields = {name: _unstack(name, read, names) for name in FIELDS}
+    if lengths := {name: len(rows) for name, rows in fields.items() if len(rows) != len(texts["reason"])}:
+        raise ValueError(f"decisions: expected {len(texts['reason'])} rows of every field, got {lengths}")
     seconds = [{} for _ in texts["reason"]]
     if stages := texts["stages"]:
         values, measured = read("seconds"), read("seconds_measured")
@@ -88,9 +91,25 @@ def _stack(name: str, rows: list[np.ndarray], axes: tuple[str, ...]) -> dict[str
     return {name: Stored(padded, axes), f"{name}_shape": Stored(shapes, ("decision", "dimension"))}
 
 
+def _check_texts(texts: dict[str, Any]) -> None:
+    """The attributes of one decision each, of the types that `to_arrays` gave them."""
+    reason, seed, versions = (texts[key] for key in ("reason", "seed", "versions"))
+    if not all(isinstance(each, list) for each in (reason, seed, versions, *reason, texts["stages"])):
+        raise ValueError("decisions: expected lists of reasons, seeds, versions and stages")
+    if len(reason) != len(seed) or len(reason) != len(versions):
+        raise ValueError(f"decisions: expected {len(reason)} seeds and versions, got {len(seed)} and {len(versions)}")
+    strangers = [each for each in seed if type(each) is not int] + [e for e in versions if not isinstance(e, dict)]
+    if strangers:
+        raise ValueError(f"decisions: expected numbers as seeds and objects as versions, got {strangers[0]!r}")
+
+
 def _unstack(name: str, read: Callable[[str], np.ndarray], names: set[str]) -> list[np.ndarray]:
-    padded = read(name)
+    padded, (dtype, axes) = read(name), FIELDS[name]
+    if padded.dtype != dtype or padded.ndim != 1 + len(axes):
+        raise ValueError(f"{name}: expected {np.dtype(dtype)} of axes {axes}, got {padded.dtype}{list(padded.shape)}")
     if f"{name}_shape" not in names:
         return list(padded)
     shapes = read(f"{name}_shape")
+    if shapes.dtype != np.int64 or shapes.shape != (len(padded), len(axes)) or (shapes > padded.shape[1:]).any():
+        raise ValueError(f"{name}_shape: expected int64{[len(padded), len(axes)]} within {list(padded.shape[1:])}")
     return [row[tuple(slice(int(n)) for n in shape)].copy() for row, shape in zip(padded, shapes, strict=True)]

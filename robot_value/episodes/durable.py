@@ -1,10 +1,16 @@
-"""File writes that survive a crash: data is on disk before its name is, and a name appears whole or not at all."""
+"""File writes that survive a crash: data is on disk before its name is, and a name appears whole or not at all.
+
+Where a call raises, what it began is taken back, so that an error means that nothing happened.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 SYNCS = 8  # fsyncs that wait at the same time
@@ -44,7 +50,48 @@ def replace_file(path: Path, content: bytes) -> None:
 def publish(folder: Path, target: Path) -> None:
     """Give a fully written folder its final name in one step; durable when this returns."""
     os.rename(folder, target)
+    try:
+        sync_folder(target.parent)
+    except OSError:
+        os.rename(target, folder)
+        raise
+
+
+def publish_in_place(folder: Path, files: Mapping[str, bytes], last: str, mark: Path) -> None:
+    """Commit without renaming a folder: `mark` says that `folder` is begun, and `files[last]` that it is whole.
+
+    The mark is durable until `last` is: a reader who sees it trusts only a folder whose `last` proves the rest.
+    """
+    make_folder(mark.parent)
+    write_file(mark, b"")
+    sync_folder(mark.parent)
+    try:
+        write_tree(folder, {name: content for name, content in files.items() if name != last})
+        sync_folder(folder.parent)
+        write_file(folder / last, files[last])
+        sync_folder(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            mark.unlink(missing_ok=True)
+        raise
+    with suppress(OSError):  # `last` speaks for itself now
+        mark.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """A folder, and those above it, whose names are durable too."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename between folders; durable at both ends when this returns."""
+    os.rename(source, target)
     sync_folder(target.parent)
+    sync_folder(source.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -52,5 +99,8 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts have nothing to sync in a folder
+            raise
     finally:
         os.close(handle)

@@ -22,11 +22,14 @@ SAMPLED = 500  # episodes whose actions are counted into histograms
 MOMENTS = 6  # frames shown of an episode
 
 
-def inspect_command(path: Path, html: Path | None = None) -> int:
-    """Print the summary, and write the page where asked. Exit code 0; 1 where the store is damaged or unreadable."""
+def inspect_command(path: Path | str, html: Path | None = None, looked_at: int = 0) -> int:
+    """Print the summary, and write the page where asked. Exit code 0; 1 where the store is damaged or unreadable.
+
+    The images of `looked_at` episodes are searched for frozen and black frames.
+    """
     try:
         store = EpisodeStore.open(path)
-        summary = summarize(store)
+        summary = summarize(store, looked_at)
         print(summary.to_text())
         if html:
             write_html(store, html, summary)
@@ -37,7 +40,7 @@ def inspect_command(path: Path, html: Path | None = None) -> int:
     return 1 if summary.damage else 0
 
 
-def verify_command(path: Path) -> int:
+def verify_command(path: Path | str) -> int:
     """One line per problem. Exit code 0: sound, 1: damaged or unreadable."""
     try:
         problems = verify(path)
@@ -66,6 +69,9 @@ def write_html(store: EpisodeStore, path: str | Path, summary: StoreSummary | No
     body = [page.paragraph(summary.headline(), "headline"), page.definitions(summary.lines())]
     if summary.damage:
         body.append(page.section("Damage", *(page.paragraph(str(problem)) for problem in summary.damage)))
+    if summary.findings:
+        lines = "".join(page.paragraph(str(finding)) for finding in summary.findings)
+        body.append(page.section("What would hurt training", f'<div class="warnings">{lines}</div>'))
     if summary.facts:
         shown = _chosen(store, summary)
         body += [

@@ -5,17 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
-from .manifest import StoreError
+from .errors import StoreError
 
 
 class WriterLock:
-    """Held from construction to `release`. Raises StoreError where another writer holds it."""
+    """Held from construction to `release`. Raises StoreError where another writer holds it, or nobody can."""
 
     def __init__(self, path: Path):
-        self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._handle: int | None = None
         try:
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(self._handle, 32, 0).decode(errors="replace").strip() or "unknown"
@@ -23,9 +25,20 @@ class WriterLock:
             raise StoreError(
                 f"{path.parent} is being written by process {owner}; expected one writer, close that one first"
             ) from None
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            what = "written" if self._handle is None else "locked"  # as on a network mount without flock
+            self.release()
+            raise StoreError(
+                f"{path.parent} cannot be {what} ({error.strerror}); record to a local disk, or open it with mode='r'"
+            ) from error
+        self._sign()
         _held.add(self)
+
+    def _sign(self) -> None:
+        """Who holds it, for the message to others; a full disk is no reason not to hold it."""
+        with suppress(OSError):
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         if self._handle is not None:

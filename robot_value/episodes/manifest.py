@@ -7,42 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..types import FORMAT_VERSION
+from .errors import EpisodeDamaged, Problem, StoreError
+from .remote import Folder, read, read_one, sizes
 
 MANIFEST = "manifest.json"
-
-
-class StoreError(ValueError):
-    """The store cannot do what was asked; one line says what was expected, what came and what to do."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One damaged file: what was promised and what is there."""
-
-    episode: str
-    file: str  # relative to the episode's folder
-    expected: str
-    got: str
-
-    def __str__(self) -> str:
-        return f"{self.episode}/{self.file}: expected {self.expected}, got {self.got}"
-
-
-class EpisodeDamaged(StoreError):
-    """The episode on disk is not the one that was acknowledged."""
-
-    def __init__(self, problems: Iterable[Problem]):
-        self.problems = list(problems)
-        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-        super().__init__(
-            f"damaged episode {self.problems[0]}{more}; restore it from a copy or move its folder to quarantine/"
-        )
 
 
 @dataclass(frozen=True)
@@ -58,6 +32,7 @@ class Manifest:
     steps: int  # T, actions
     frames: int  # T + 1 or T, observations
     files: Mapping[str, Entry]  # path relative to the episode's folder, "/" between parts
+    format_version: int = FORMAT_VERSION
 
     @classmethod
     def of(cls, files: Mapping[str, bytes], steps: int, frames: int) -> Manifest:
@@ -73,54 +48,66 @@ class Manifest:
 
     def _content(self) -> dict[str, Any]:
         files = {name: {"sha256": entry.sha256, "size": entry.size} for name, entry in self.files.items()}
-        return {"format_version": FORMAT_VERSION, "steps": self.steps, "frames": self.frames, "files": files}
+        return {"format_version": self.format_version, "steps": self.steps, "frames": self.frames, "files": files}
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Folder) -> Manifest:
     """The folder's manifest, proven against its own hash. Raises EpisodeDamaged, or StoreError for a newer format."""
     try:
-        content = (folder / MANIFEST).read_bytes()
-    except FileNotFoundError:
-        raise EpisodeDamaged([Problem(folder.name, MANIFEST, "a file", "nothing")]) from None
+        content = read_one(folder / MANIFEST)
+    except OSError as error:
+        got = "nothing" if isinstance(error, FileNotFoundError) else str(error)
+        raise EpisodeDamaged([Problem(folder.name, MANIFEST, "a file", got)]) from None
     try:
         data = json.loads(content)
-        if (version := data["format_version"]) > FORMAT_VERSION:
+        proof = sha256(canonical({key: value for key, value in data.items() if key != "hash"}))
+        if canonical(data) != content or proof != data.get("hash"):
+            got = f"content with sha256 {proof[:12]}"
+            raise EpisodeDamaged([Problem(folder.name, MANIFEST, f"sha256 {str(data.get('hash'))[:12]}", got)])
+        if (version := int(data["format_version"])) > FORMAT_VERSION:
             raise StoreError(newer(f"episode {folder.name}", version))
         files = {safe(name): Entry(int(entry["size"]), str(entry["sha256"])) for name, entry in data["files"].items()}
-        manifest = Manifest(int(data["steps"]), int(data["frames"]), files)
+        return Manifest(int(data["steps"]), int(data["frames"]), files, version)
     except StoreError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise EpisodeDamaged([Problem(folder.name, MANIFEST, "a manifest", f"unreadable bytes ({error})")]) from None
-    if manifest.to_bytes() != content:
-        got = f"content with sha256 {manifest.hash[:12]}"
-        raise EpisodeDamaged([Problem(folder.name, MANIFEST, f"sha256 {str(data.get('hash'))[:12]}", got)])
-    return manifest
 
 
-def read_files(folder: Path, manifest: Manifest, without: tuple[str, ...] = ()) -> dict[str, bytes]:
+def read_files(folder: Folder, manifest: Manifest, without: tuple[str, ...] = ()) -> dict[str, bytes]:
     """Every promised file's verified bytes; those below a `without` prefix are checked by size only and not read."""
-    files, problems = {}, []
-    for name, entry in manifest.files.items():
-        path = folder / name
-        size = path.stat().st_size if path.is_file() and _inside(path, folder) else None
-        if size != entry.size:
-            got = "nothing" if size is None else f"{size} bytes"
-            problems.append(Problem(folder.name, name, f"{entry.size} bytes", got))
-        elif not name.startswith(without):
-            files[name] = path.read_bytes()
-            if (digest := sha256(files[name])) != entry.sha256:
-                problems.append(Problem(folder.name, name, f"sha256 {entry.sha256[:12]}", f"sha256 {digest[:12]}"))
+    found = sizes(folder)
+    wanted = [name for name, entry in manifest.files.items() if found.get(name) == entry.size]
+    contents = read(folder, (name for name in wanted if not name.startswith(without)))
+    problems = [
+        Problem(folder.name, name, promised, got)
+        for name, entry in manifest.files.items()
+        for promised, got in [_differs(entry, found.get(name, -1), contents.get(name))]
+        if got
+    ]
     if problems:
         raise EpisodeDamaged(problems)
-    return files
+    return contents
 
 
-def unexpected_files(folder: Path, manifest: Manifest) -> list[Problem]:
+def _differs(entry: Entry, size: int, content: bytes | OSError | None) -> tuple[str, str]:
+    """(what was promised, what is there); the latter empty where they agree. None: not to be read."""
+    if size != entry.size:
+        return f"{entry.size} bytes", "nothing" if size < 0 else f"{size} bytes"
+    if content is None:
+        return "", ""
+    if isinstance(content, OSError):
+        return f"{entry.size} bytes", f"an error in reading them ({content})"
+    digest = sha256(content)
+    return f"sha256 {entry.sha256[:12]}", "" if digest == entry.sha256 else f"sha256 {digest[:12]}"
+
+
+def unexpected_files(folder: Folder, manifest: Manifest) -> list[Problem]:
     """Files nobody promised: a reader that trusts the folder's listing would take them for data."""
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    strangers = sorted(found - {*manifest.files, MANIFEST})
-    return [Problem(folder.name, name, "no such file", "a file not in manifest.json") for name in strangers]
+    strangers = sorted(sizes(folder).keys() - {*manifest.files, MANIFEST})
+    return [
+        Problem(folder.name, name, "no such file", "a file not in manifest.json", stranger=True) for name in strangers
+    ]
 
 
 def newer(what: str, version: Any) -> str:
@@ -145,7 +132,3 @@ def canonical(data: Any) -> bytes:
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())

@@ -1,4 +1,4 @@
-"""The episode store: a zarr v3 group per episode, committed by one rename after fsync.
+"""The episode store: a zarr v3 group per episode, committed by one rename after fsync (or by its manifest).
 
 `append` returns only when the episode survives a crash; a reader sees whole episodes or nothing; damage is reported
 with file, expected and got, never read. Root and episodes open with `zarr.open_group`. Format: datasets/README.md.
@@ -10,28 +10,20 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ..types import FORMAT_VERSION, Episode, Spec
-from .arrays import to_files
-from .durable import publish, replace_file, write_tree
+from ..types import Episode, Spec
+from .durable import make_folder, publish, publish_in_place, replace_file, sync_folder, write_tree
 from .encoding import decode, encode, spec_fingerprint
+from .errors import EpisodeDamaged, Problem, StoreError
 from .lock import WriterLock
-from .manifest import (
-    MANIFEST,
-    EpisodeDamaged,
-    Manifest,
-    Problem,
-    StoreError,
-    newer,
-    read_files,
-    read_manifest,
-    unexpected_files,
-)
+from .manifest import MANIFEST, Manifest, read_files, read_manifest, unexpected_files
+from .remote import Folder, RemotePath, at, listing, sizes
+from .root import Root, group, read_root, root_problems
 
-KIND = "robot_value episodes"
 NAME = re.compile(r"\d{8}-[0-9a-f]{8}")  # order of appending, then the head of the content's hash
 OURS = {".lock", ".staging", ".zarr.json.partial", "episodes"}  # what an interrupted `create` may have left
 CAMERA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")  # camera names become folders
@@ -40,47 +32,58 @@ CAMERA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")  # camera names become folde
 class EpisodeStore:
     """Many readers, one writer. Use `create` or `open`; a writer is closed by `close()` or a `with` block."""
 
-    def __init__(self, path: Path, spec: Spec, lock: WriterLock | None):
+    def __init__(self, path: Folder, root: Root, lock: WriterLock | None):
         self.path = path
-        self.spec = spec  # horizon and n_obs_steps are 0: data have none
+        self.spec = root.spec  # horizon and n_obs_steps are 0: data have none
+        self._root = root
         self._lock = lock
         self._next = 0
         if lock:
-            _remove(path / ".staging")  # what a crashed writer had not acknowledged
-            self._next = 1 + max((int(name[:8]) for name in self.names()), default=-1)
+            self._sweep()
+            self._next = 1 + max((int(name[:8]) for name in [*self.names(), *self._quarantined()]), default=-1)
 
     @classmethod
-    def create(cls, path: str | Path, spec: Spec) -> EpisodeStore:
-        """A new, empty store opened for appending."""
-        path = Path(path)
-        spec = spec.choose(horizon=0, n_obs_steps=0)
+    def create(cls, path: str | Path, spec: Spec, commit: str = "rename") -> EpisodeStore:
+        """A new, empty store opened for appending. `commit="manifest"` where renaming a folder is not one step."""
+        path, root = Path(path), Root(spec.choose(horizon=0, n_obs_steps=0), commit)
         if (path / "zarr.json").exists():
             raise StoreError(f"{path} is a store already; open it with mode='a' to append")
         for camera in spec.cameras:
             if not CAMERA.fullmatch(camera.name):
                 raise StoreError(f"camera name {camera.name!r}: expected only letters, digits, '_', '-' and '.'")
-        root = to_files({}, _root_attributes(spec))["zarr.json"]
-        path.mkdir(parents=True, exist_ok=True)
+        content = root.to_bytes()
+        make_folder(path.absolute())
         if foreign := {entry.name for entry in path.iterdir()} - OURS:
             raise StoreError(f"{path}: expected a new or empty folder, got one with {sorted(foreign)[:3]}")
         lock = WriterLock(path / ".lock")
         (path / "episodes").mkdir(exist_ok=True)
-        replace_file(path / "episodes" / "zarr.json", to_files({}, {})["zarr.json"])
-        replace_file(path / "zarr.json", root)
-        return cls(path, spec, lock)
+        replace_file(path / "episodes" / "zarr.json", group({}))
+        replace_file(path / "zarr.json", content)
+        return cls(path, root, lock)
 
     @classmethod
-    def open(cls, path: str | Path, mode: str = "r") -> EpisodeStore:
-        """Open to read ("r") or to append and read ("a", the only writer)."""
+    def open(cls, path: str | Path | RemotePath, mode: str = "r") -> EpisodeStore:
+        """Open to read ("r"; also a URL that fsspec knows) or to append and read ("a", the only writer)."""
         if mode not in ("r", "a"):
             raise StoreError(f"mode: expected 'r' or 'a', got {mode!r}")
-        path = Path(path)
-        spec = _read_root(path)
-        return cls(path, spec, WriterLock(path / ".lock") if mode == "a" else None)
+        path = at(path)
+        if mode == "a" and isinstance(path, RemotePath):
+            raise StoreError(f"{path} can only be read; record to a local folder and copy that there when it is closed")
+        root = read_root(path)
+        return cls(path, root, WriterLock(path / ".lock") if mode == "a" else None)
 
     def names(self) -> list[str]:
         """Committed episodes in the order they were appended."""
-        return sorted(entry.name for entry in (self.path / "episodes").iterdir() if NAME.fullmatch(entry.name))
+        try:
+            found = [name for name in listing(self.path / "episodes") if NAME.fullmatch(name)]
+        except FileNotFoundError:
+            raise StoreError(f"{self.path}/episodes: expected a folder, got nothing; restore it from a copy") from None
+        begun = self._begun()  # listed later than the episodes: a mark that is gone by then means committed
+        return [name for name in found if name not in begun or self._committed(name)]
+
+    def size(self) -> int:
+        """Bytes of all episodes."""
+        return sum(sizes(self.path / "episodes").values())
 
     def __len__(self) -> int:
         return len(self.names())
@@ -94,16 +97,31 @@ class EpisodeStore:
             raise StoreError(f"{self.path} is open for reading; open it with mode='a' to append")
         self.spec.check(episode.spec, who="the episode")
         files = encode(episode, spec_fingerprint(self.spec))
-        manifest = Manifest.of(files, steps=len(episode), frames=len(episode.states))
+        return self.adopt(files, Manifest.of(files, steps=len(episode), frames=len(episode.states)))
+
+    def adopt(self, files: dict[str, bytes], manifest: Manifest) -> str:
+        """Commit an episode's bytes as they are and return its name; `read_files` has proven another store's."""
+        if self._lock is None:
+            raise StoreError(f"{self.path} is open for reading; open it with mode='a' to append")
         name = f"{self._next:08d}-{manifest.hash[:8]}"
-        staged = self.path / ".staging" / uuid4().hex
+        self._next += 1  # even if what follows fails: a name is never tried twice
         try:
-            write_tree(staged, files | {MANIFEST: manifest.to_bytes()})
-            self._next += 1  # even if what follows fails: a name is never tried twice
-            publish(staged, self.path / "episodes" / name)
-        finally:
-            _remove(staged)  # only there where something failed
+            self._commit(name, files | {MANIFEST: manifest.to_bytes()})
+        except OSError as error:
+            error.add_note(f"the episode was not committed, {self.path} is as before; make room and append it again")
+            raise
         return name
+
+    def _commit(self, name: str, files: dict[str, bytes]) -> None:
+        staging, target = self.path / ".staging", self.path / "episodes" / name
+        if self._root.commit == "manifest":
+            return publish_in_place(target, files, last=MANIFEST, mark=staging / name)
+        staged = staging / uuid4().hex
+        try:
+            write_tree(staged, files)
+            publish(staged, target)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)  # only there where something failed
 
     def read(self, name: str, images: bool = True, decisions: bool = True) -> Episode:
         """The episode as it was appended; bytes are proven by SHA-256 before they are decoded.
@@ -121,19 +139,31 @@ class EpisodeStore:
             problem = Problem(name, "zarr.json", "an episode of this store's Spec", str(error))
             raise EpisodeDamaged([problem]) from error
 
+    def about(self, name: str) -> dict[str, Any]:
+        """The episode's attributes (task, success, provenance, ...), proven by SHA-256; no array is read."""
+        folder, manifest = self._folder(name), self.manifest(name)
+        only = replace(manifest, files={"zarr.json": manifest.files["zarr.json"]})
+        return json.loads(read_files(folder, only)["zarr.json"])["attributes"]
+
     def verify(self, name: str | None = None) -> list[Problem]:
         """Read everything, or one episode, and report all damage; an empty list means sound."""
-        problems: list[Problem] = []
+        problems = [] if name else root_problems(self.path, self._root) + self._strangers()
         for each in [name] if name else self.names():
             try:
                 self.read(each)
                 problems += unexpected_files(self._folder(each), self.manifest(each))
             except EpisodeDamaged as damage:
                 problems += damage.problems
+            except KeyError:  # its name is there, its folder is not
+                problems.append(Problem(each, "", "a folder", "a file"))
         return problems
 
     def manifest(self, name: str) -> Manifest:
-        return read_manifest(self._folder(name))
+        """Raises EpisodeDamaged where the folder's name is not its content's."""
+        manifest = read_manifest(self._folder(name))
+        if (head := manifest.hash[:8]) != name[9:]:
+            raise EpisodeDamaged([Problem(name, MANIFEST, f"an episode whose hash begins with {name[9:]}", head)])
+        return manifest
 
     def manifest_hash(self, name: str) -> str:
         """Names the episode's content; what labels and caches are keyed by."""
@@ -157,43 +187,41 @@ class EpisodeStore:
             raise KeyError(f"no episode {name!r} in {self.path}; names() lists all {len(self)}")
         return folder
 
+    def _strangers(self) -> list[Problem]:
+        """What lies among the episodes and is none: a reader would miss it if its name was damaged."""
+        names = listing(self.path / "episodes")
+        got = "a name that is no episode's"
+        return [
+            Problem(name, "", "nothing else in episodes/", got)
+            for name in names
+            if name != "zarr.json" and not NAME.fullmatch(name)
+        ]
 
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+    def _begun(self) -> set[str]:
+        """Episodes that a writer is writing in place, or was when it died."""
+        try:
+            return {name for name in listing(self.path / ".staging") if NAME.fullmatch(name)}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
 
+    def _committed(self, name: str) -> bool:
+        try:
+            return bool(read_manifest(self.path / "episodes" / name))
+        except EpisodeDamaged:
+            return False
 
-def _root_attributes(spec: Spec) -> dict[str, Any]:
-    try:
-        return {
-            "kind": KIND,
-            "format_version": FORMAT_VERSION,
-            "spec": spec.to_json(),
-            "spec_sha256": spec_fingerprint(spec),
-        }
-    except ValueError as error:
-        raise StoreError(f"spec: expected finite limits and plain values, got {error}") from None
+    def _sweep(self) -> None:
+        """Remove what a crashed writer had not acknowledged."""
+        for name in self._begun():
+            if not self._committed(name) and (folder := self.path / "episodes" / name).exists():
+                shutil.rmtree(folder)
+                sync_folder(folder.parent)  # before its mark goes
+        if (self.path / ".staging").exists():
+            shutil.rmtree(self.path / ".staging")
 
-
-def _read_root(path: Path) -> Spec:
-    try:
-        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(
-            f"no episode store at {path}: expected a folder with zarr.json; `robot-value collect` makes one"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}/zarr.json is damaged: expected JSON with attributes, got {error!r}") from None
-    if not isinstance(attributes, dict) or attributes.get("kind") != KIND:
-        raise StoreError(f"{path} is a zarr group but not an episode store: expected kind {KIND!r} in its attributes")
-    if attributes["format_version"] > FORMAT_VERSION:
-        raise StoreError(newer(str(path), attributes["format_version"]))
-    try:
-        spec = Spec.from_json(attributes["spec"])
-        fingerprint = spec_fingerprint(spec)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}/zarr.json is damaged: expected a Spec, got {error}") from None
-    if fingerprint != attributes.get("spec_sha256"):
-        expected = str(attributes.get("spec_sha256"))[:12]
-        raise StoreError(f"{path}/zarr.json is damaged: expected a Spec with sha256 {expected}, got {fingerprint[:12]}")
-    return spec
+    def _quarantined(self) -> list[str]:
+        """Their numbers are not given again: labels and notes name them."""
+        try:
+            return [name for name in listing(self.path / "quarantine") if NAME.match(name)]
+        except FileNotFoundError:
+            return []

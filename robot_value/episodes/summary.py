@@ -12,7 +12,9 @@ import numpy as np
 
 from ..statistics import Interval, wilson
 from ..types import SOURCES, Episode, Spec
+from .findings import Finding, frames, judge, measure
 from .manifest import EpisodeDamaged, Problem
+from .remote import RemotePath
 from .store import EpisodeStore
 
 
@@ -37,12 +39,13 @@ class Facts:
 
 @dataclass(frozen=True)
 class StoreSummary:
-    path: Path
+    path: Path | RemotePath
     spec: Spec
     facts: tuple[Facts, ...]  # of the sound episodes, in the order of appending
     damage: tuple[Problem, ...]
     gaps: tuple[int, ...]  # numbers between the first and the last episode that no episode has
     size: int  # bytes on disk, without the cache
+    findings: tuple[Finding, ...] = ()  # what would hurt training
 
     @property
     def episodes(self) -> int:
@@ -65,7 +68,8 @@ class StoreSummary:
     def to_text(self) -> str:
         pairs = self.lines()
         width = max(len(term) for term, _ in pairs)
-        return "\n".join([self.headline(), *(f"  {term:<{width}}  {value}" for term, value in pairs), *self._keys()])
+        lines = [self.headline(), *(f"  {term:<{width}}  {value}" for term, value in pairs), *self._keys()]
+        return "\n".join([*lines, *(f"  WARNING {finding}" for finding in self.findings)])
 
     def headline(self) -> str:
         minutes = self.steps * self.spec.dt / 60
@@ -122,19 +126,27 @@ class StoreSummary:
         ]
 
 
-def summarize(store: EpisodeStore) -> StoreSummary:
-    """Reads every episode's low-dimensional part. What is damaged is in `.damage` and counted nowhere else."""
-    facts, damage = [], []
+def summarize(store: EpisodeStore, looked_at: int = 0) -> StoreSummary:
+    """Reads every episode's low-dimensional part, and the images of `looked_at` episodes, evenly spread.
+
+    What is damaged is in `.damage` and counted nowhere else.
+    """
+    facts, measures, damage, seen = [], [], [], []
     names = store.names()
+    looked = set(names[:: max(1, -(-len(names) // looked_at))]) if looked_at and store.spec.cameras else set()
     for name in names:
         try:
-            facts.append(facts_of(name, store.read(name, images=False, decisions=False)))
+            episode = store.read(name, images=name in looked, decisions=False)
         except EpisodeDamaged as error:
             damage += error.problems
+            continue
+        facts.append(facts_of(name, episode))
+        measures.append(measure(name, episode))
+        seen += frames(name, episode) if name in looked else []
     numbers = [int(name[:8]) for name in names]
     gaps = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if numbers else []
-    size = sum(path.stat().st_size for path in (store.path / "episodes").rglob("*") if path.is_file())
-    return StoreSummary(store.path, store.spec, tuple(facts), tuple(damage), tuple(gaps), size)
+    found = tuple(judge(store.spec, measures, seen))
+    return StoreSummary(store.path, store.spec, tuple(facts), tuple(damage), tuple(gaps), store.size(), found)
 
 
 def facts_of(name: str, episode: Episode) -> Facts:

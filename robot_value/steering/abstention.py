@@ -24,6 +24,7 @@ import numpy as np
 from scipy import stats
 
 from ..episodes.durable import replace_file
+from ..untrusted import check_version, read_json
 
 FORMAT_VERSION = 1
 ALWAYS, NEVER = -math.inf, math.inf  # the ends of all thresholds
@@ -147,16 +148,13 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version = data.pop("format_version", None) if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
-            raise ValueError(f"{path}: expected a calibration of format_version {FORMAT_VERSION}, got {version}")
+        data = check_version(read_json(path), FORMAT_VERSION, f"{path}: a calibration")
         try:
             trials = tuple(_number(Trial(**trial)) for trial in data["choice"].pop("trials"))
             choice = _number(Choice(**data.pop("choice"), trials=trials))
             lists = {name: tuple(data.pop(name)) for name in ("abstained", "seeds", "quantiles")}
             return cls(choice=choice, setup=Setup(**data.pop("setup")), **lists, **data)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}: not a calibration ({error}); write it with `robot-value calibrate`") from error
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ..episodes.durable import replace_file
+from ..untrusted import check_version, read_json
 
 FORMAT_VERSION = 1
 FLOOR = 0.1  # of the typical modulation: a moment at which all calibration episodes agreed must not alarm at a breath
@@ -64,13 +65,12 @@ class Alarm:
 
     @classmethod
     def load(cls, path: Path) -> Alarm:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version = data.pop("format_version", None) if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
-            raise ValueError(f"{path}: expected an alarm of format_version {FORMAT_VERSION}, got {version}")
+        data = check_version(read_json(path), FORMAT_VERSION, f"{path}: an alarm")
         try:
-            return cls(tuple(data.pop("mean")), tuple(data.pop("modulation")), **data)
-        except (KeyError, TypeError) as error:
+            lists = {name: tuple(map(float, data.pop(name))) for name in ("mean", "modulation")}
+            numbers = {name: float(data.pop(name)) for name in ("quantile", "alpha")}
+            return cls(**lists, **numbers, **data)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}: not an alarm ({error}); write it with Alarm.save") from error
 
 

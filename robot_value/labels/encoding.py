@@ -1,0 +1,58 @@
+"""One episode's Labels <-> the files of their zarr group, and the Origin that says what made them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..episodes.arrays import Stored, open_files, read_array, to_files
+from ..episodes.errors import StoreError
+from ..episodes.manifest import Manifest, canonical, newer, read_files, read_manifest, sha256
+from ..episodes.remote import Folder
+from ..types import FORMAT_VERSION
+from .labels import ARRAYS, Labels
+
+KIND = "robot_value labels"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made the labels of one name; labels of another origin need another name."""
+
+    labeler: str  # component name, or dotted module
+    config: dict[str, Any] = field(default_factory=dict)  # JSON values
+    base: str = ""  # name of the labels that the labeler saw in place of the recording
+    dataset: str = ""  # SHA-256 of the dataset it was fitted on; "" where an episode's labels depend on it alone
+
+    @property
+    def hash(self) -> str:
+        return sha256(canonical(asdict(self)))
+
+
+def encode(labels: Labels, origin: Origin, parent: Manifest) -> dict[str, bytes]:
+    attributes = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "origin": asdict(origin),
+        "parent": parent.hash,
+        "terminated": None if labels.terminated is None else bool(labels.terminated),
+        "success": None if labels.success is None else bool(labels.success),
+        "about": json.loads(canonical(labels.about)),
+    }
+    return to_files({name: Stored(array, ("step",)) for name, array in labels.arrays.items()}, attributes)
+
+
+def decode(folder: Folder) -> tuple[Labels, dict[str, Any]]:
+    """The labels and their attributes. Raises EpisodeDamaged, StoreError, ValueError, KeyError, TypeError."""
+    manifest = read_manifest(folder)
+    files = read_files(folder, manifest)
+    group = open_files(files)
+    attributes = dict(group.attrs)
+    if attributes["format_version"] > FORMAT_VERSION:
+        raise StoreError(newer(f"labels of {folder.name}", attributes["format_version"]))
+    arrays = {name: read_array(group, name, files) for name in ARRAYS if f"{name}/zarr.json" in files}
+    said = {name: attributes[name] for name in ("terminated", "success", "about")}
+    labels = Labels(**arrays, **said)
+    labels.check(manifest.steps)
+    return labels, attributes
