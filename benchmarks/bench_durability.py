@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     points = None if options.cuts == "all" else int(options.cuts)
     began = time.perf_counter()
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rows = [*kills(Path(folder), options.kills, options.seed), *all_cuts(options.variants, points, options.seed)]
         rows.append(mutations(Path(folder), options.mutations, options.seed))

@@ -26,7 +26,7 @@ from .types import Spec
 from .untrusted import Refused, read_json
 
 FORMAT_VERSION = 1
-LARGEST_HEADER = 1 << 23  # bytes, of a tensor file: some 60,000 tensors
+LARGEST_HEADER = 1 << 22  # bytes, of a tensor file: some 30,000 tensors
 
 MANIFEST, CONFIG, STATISTICS, MODEL = "manifest.json", "config.json", "statistics.json", "model.safetensors"
 LEARNER, LEARNER_JSON = "learner.safetensors", "learner.json"
@@ -316,7 +316,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         header = int.from_bytes(file.read(8), "little")  # safetensors: its JSON header's length comes first
     if header > LARGEST_HEADER:
         raise CheckpointError(
-            f"checkpoint {path.parent}: {path.name}: expected a header of at most {LARGEST_HEADER} bytes, got {header}"
+            f"checkpoint {path.parent}: {path.name} is not safetensors (expected a header of at most {LARGEST_HEADER} "
+            f"bytes, got {header}); save it again"
         )
     try:
         return load_file(path)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from . import components
 from .episodes import EpisodeStore, StoreError
 from .types import Episode, Spec
-from .untrusted import Refused
+from .untrusted import Refused, read_json
 
 
 class ConversionError(ValueError):
@@ -119,8 +119,8 @@ def spec_from(path: str) -> Spec | None:
     if not path:
         return None
     try:
-        return Spec.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return Spec.from_json(read_json(Path(path)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ConversionError(f"{path}: expected a Spec as JSON (`Spec.to_json`), got {error}") from error
 
 

@@ -281,7 +281,7 @@ def test_a_manifest_that_points_outside_its_episode_is_refused(store, file):
         (
             '"shape": [\n    7\n  ]',
             '"shape": [\n    4000000000000\n  ]',
-            "571428571429 chunks|decoded bytes",
+            "571428571429 chunks|decoded bytes|at most 1000 decoded",
         ),
         ('"chunk_shape": [\n        7\n', '"chunk_shape": [\n        4000000000000\n', "expected chunks of at most"),
         ('"data_type": "float32"', '"data_type": "int32"', "expected float32"),

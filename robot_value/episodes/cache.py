@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ..types import Spec
+from ..untrusted import read_json
 from .durable import publish, sync_folder, write_file
 from .encoding import spec_fingerprint
 from .manifest import Manifest, StoreError, canonical, sha256
@@ -231,17 +232,21 @@ def _seal(folder: Path, flat: Mapping[str, np.memmap], about: dict) -> None:
 def _whole(folder: Path) -> bool:
     """Every file is there with the size it was sealed with."""
     try:
-        sizes = json.loads((folder / "cache.json").read_bytes())["sizes"]
+        sizes = read_json(folder / "cache.json")["sizes"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
 
 
 def _load(folder: Path, spec: Spec) -> Cache:
-    about = json.loads((folder / "cache.json").read_bytes())
+    about = read_json(folder / "cache.json")
 
     def array(name: str) -> np.ndarray:
-        return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        try:
+            return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            got = f"expected the array that was sealed, got {error}"
+            raise StoreError(f"{folder}/{name}.npy: {got}; delete {folder}, it is made again") from None
 
     return Cache(
         path=folder,
@@ -259,7 +264,7 @@ def _older(root: Path, spec: Spec, key: str) -> Cache | None:
     """The newest other cache with the same Spec, to copy from."""
     folders = [path.parent for path in root.glob("*/cache.json") if path.parent.name != key and _whole(path.parent)]
     for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
-        about = json.loads((folder / "cache.json").read_bytes())
+        about = read_json(folder / "cache.json")
         if about["spec"] == spec_fingerprint(spec) and about["version"] == CACHE_VERSION:
             return _load(folder, spec)
     return None
@@ -271,7 +276,7 @@ def _drop_superseded(root: Path, key: str, hashes: set[str]) -> None:
         if (
             path.parent.name != key
             and _whole(path.parent)
-            and hashes.issuperset(json.loads(path.read_bytes())["hashes"])
+            and hashes.issuperset(read_json(path)["hashes"])
         ):
             shutil.rmtree(path.parent)
 

@@ -47,6 +47,9 @@ def decode(files: Mapping[str, bytes], spec: Spec, images: bool = True, with_dec
         raise StoreError(newer("episode", version))
     if attributes["spec"] != spec_fingerprint(spec):
         raise ValueError(f"spec: expected {spec_fingerprint(spec)[:12]}, got {str(attributes['spec'])[:12]}")
+    for key, kinds in (("terminated", bool), ("truncated", bool), ("success", bool | None), ("task", str)):
+        if not isinstance(attributes[key], kinds):
+            raise ValueError(f"{key}: expected {kinds}, got {attributes[key]!r}")
     if not images:
         spec = spec.choose(cameras=())
     names = {path.removesuffix("/zarr.json") for path in files if path.endswith("/zarr.json")}

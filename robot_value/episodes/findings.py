@@ -13,7 +13,7 @@ from ..types import Episode, Spec
 
 SHORT = 8  # steps; an episode with fewer holds no whole chunk of the default horizon
 IDLE = 0.3  # share of steps in which nothing moves, from which on cloning learns to wait
-SATURATED = 0.2  # share of steps at a limit, from which on the limit decides and not the action
+SATURATED = (0.2, 0.98)  # share of steps at a limit: below it is used, above it a switch that knows nothing between
 OUTSIDE = 0.001  # share of steps outside the limits
 SPIKE = 0.25  # of its range in the whole store that a state dimension leaves for a single frame: the sensor erred
 GAP = 5.0  # times a fast change (90th percentile) that most state dimensions make at once: frames are missing
@@ -176,7 +176,7 @@ def _actions(spec: Spec, measures: Sequence[Measures]) -> Iterator[Finding]:
                 yield Finding(
                     f"action {name} is outside its limits in {100 * outside[d]:.1f} % of steps", advice, where
                 )
-            if saturated[d] > SATURATED and part.kind != "gripper":
+            if SATURATED[0] < saturated[d] < SATURATED[1] and part.kind != "gripper":
                 yield Finding(
                     f"action {name} is at a limit in {100 * saturated[d]:.0f} % of steps",
                     "what the teacher wanted beyond it was cut off",

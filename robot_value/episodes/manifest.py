@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..types import FORMAT_VERSION
+from ..untrusted import parse_json
 from .errors import EpisodeDamaged, Problem, StoreError
 from .remote import Folder, read, read_one, sizes
 
@@ -59,7 +60,7 @@ def read_manifest(folder: Folder) -> Manifest:
         got = "nothing" if isinstance(error, FileNotFoundError) else str(error)
         raise EpisodeDamaged([Problem(folder.name, MANIFEST, "a file", got)]) from None
     try:
-        data = json.loads(content)
+        data = parse_json(content, MANIFEST)
         proof = sha256(canonical({key: value for key, value in data.items() if key != "hash"}))
         if canonical(data) != content or proof != data.get("hash"):
             got = f"content with sha256 {proof[:12]}"

@@ -6,7 +6,6 @@ with file, expected and got, never read. Root and episodes open with `zarr.open_
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from ..types import Episode, Spec
+from ..untrusted import Refused, parse_json
 from .durable import make_folder, publish, publish_in_place, replace_file, sync_folder, write_tree
 from .encoding import decode, encode, spec_fingerprint
 from .errors import EpisodeDamaged, Problem, StoreError
@@ -142,8 +142,13 @@ class EpisodeStore:
     def about(self, name: str) -> dict[str, Any]:
         """The episode's attributes (task, success, provenance, ...), proven by SHA-256; no array is read."""
         folder, manifest = self._folder(name), self.manifest(name)
-        only = replace(manifest, files={"zarr.json": manifest.files["zarr.json"]})
-        return json.loads(read_files(folder, only)["zarr.json"])["attributes"]
+        only = replace(manifest, files={key: entry for key, entry in manifest.files.items() if key == "zarr.json"})
+        try:
+            return dict(parse_json(read_files(folder, only)["zarr.json"], "zarr.json")["attributes"])
+        except (Refused, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise EpisodeDamaged([Problem(name, "zarr.json", "JSON with attributes", str(error))]) from error
 
     def verify(self, name: str | None = None) -> list[Problem]:
         """Read everything, or one episode, and report all damage; an empty list means sound."""
