@@ -12,6 +12,7 @@ import pytest
 from robot_value import cli, components, flags
 from robot_value.commands import calibrate, evaluate, train
 from robot_value.commands._arm import PARTS
+from robot_value.commands.data import ACTIONS
 from robot_value.recipe import refuse_overlap
 from robot_value.results_shape import missing_controls, validate_results
 
@@ -91,3 +92,30 @@ def test_every_part_of_steering_is_in_its_page(kind):
     # mutation: delete a row of docs/steering/gates.md
     text = (ROOT / "docs" / "steering" / f"{kind}.md").read_text(encoding="utf-8")
     assert [name for name in components.names(kind) if f"`{name}`" not in text] == []
+
+
+DATA_PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("data", "labels", "reward_labels", "topics")),
+]
+DATA_PAGES += sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", DATA_PAGES, ids=lambda page: page.stem)
+def test_every_data_command_of_the_pages_has_paths_and_flags_that_exist(page):
+    # mutation: --labeler.kappa=0.9, or one path too many, in docs/data.md
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^robot-value data .*$", text, re.MULTILINE):
+        name, *words = shlex.split(line.split("#")[0])[2:]
+        action, (paths, rest) = ACTIONS[name], flags.positional(words)
+        choices = dict(action.choices((), rest))
+        if "source" in choices and not any(word.startswith("--source.type") for word in rest):
+            choices["source"] = flags.Choice("converters", "lerobot")  # recognised by the dataset, which is not here
+        assert action.fits(len(paths)), line
+        flags.parse(action.flags, rest, choices)
+
+
+@pytest.mark.parametrize("page", DATA_PAGES, ids=lambda page: page.stem)
+def test_every_link_of_the_data_pages_leads_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), f"{page.name} links {link}"
