@@ -21,7 +21,8 @@ def _about(found: Result) -> list[str]:
         f"{len(found['rows'])} pairs, {n} training seed{'s' * (n > 1)} each. Recipe everywhere: {p['selector']}, N = "
         f"{p['n']}, temperature {p['temperature']:g}. Gates calibrated on seeds {p['validation_seed']} to "
         f"{p['validation_seed'] + p['validation_episodes'] - 1}; figures from seeds {p['test_seed']} to "
-        f"{p['test_seed'] + p['test_episodes'] - 1} (other arms: the first {p['table_episodes']}). "
+        f"{p['test_seed'] + p['test_episodes'] - 1}, of the table of arms from {p['table_seed']} to "
+        f"{p['table_seed'] + p['table_episodes'] - 1}. "
         f"{machine['cores']} cores, GPU: {machine['gpu'] or 'none'}."
         + (f" Not finished: {'; '.join(missing)}." if missing else "")
     ]
@@ -66,8 +67,8 @@ def _arms(found: Result) -> list[str]:
     return [
         *lines,
         "",
-        f"n = {n} per cell ({whole} for base, whose first {n} the others are paired with); + and - mark a 95 % "
-        "interval of the paired difference that excludes 0; ms: one robot's decision.",
+        f"n = {n} per cell, {whole} for base; + and - mark a 95 % interval of the difference to base, paired on the "
+        f"cell's {n} seeds, that excludes 0; ms: one robot's decision.",
     ]
 
 
