@@ -104,6 +104,8 @@ def keys_in(store: EpisodeStore, identity: str) -> set[str]:
 
 def recognise(path: Path) -> str:
     """Name of the one converter that knows this dataset. Raises ConversionError where none or several do."""
+    if not path.exists():
+        raise ConversionError(f"{path}: expected a dataset, got nothing at that path")
     known = components.names("converters")
     found = [name for name in known if components.load("converters", name).recognises(path)]
     if len(found) != 1:

@@ -97,6 +97,8 @@ def test_the_one_converter_that_knows_the_data_is_found(tmp_path, monkeypatch):
         assert components.load("converters", name).recognises(tmp_path / "missing") is False
     with pytest.raises(ConversionError, match=r"expected one known format, got none; choose --source.type of"):
         recognise(tmp_path)
+    with pytest.raises(ConversionError, match="got nothing at that path"):
+        recognise(tmp_path / "missing")
     for name in components.names("converters"):
         monkeypatch.setattr(components.load("converters", name), "recognises", lambda path: True)
     with pytest.raises(ConversionError, match="got more than one"):
