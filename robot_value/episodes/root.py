@@ -76,7 +76,8 @@ def read_attributes(path: Folder) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{path}/zarr.json is damaged: expected JSON with attributes, got {error!r}") from None
     if not isinstance(attributes, dict) or attributes.get("kind") != KIND:
-        raise StoreError(f"{path} is a zarr group but not an episode store: expected kind {KIND!r} in its attributes")
+        got = f"expected kind {KIND!r} in the attributes of its zarr.json"
+        raise StoreError(f"{path} is a zarr group but not an episode store: {got}")
     if not isinstance(attributes.get("format_version"), int):
         raise StoreError(f"{path}/zarr.json is damaged: expected an integer format_version")
     return attributes

@@ -58,6 +58,7 @@ class EpisodeStore:
         lock = WriterLock(path / ".lock")
         (path / "episodes").mkdir(exist_ok=True)
         replace_file(path / "episodes" / "zarr.json", group({}))
+        sync_folder(path)  # the root names a store only where episodes/ is on disk
         replace_file(path / "zarr.json", content)
         return cls(path, root, lock)
 

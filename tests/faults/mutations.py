@@ -27,11 +27,11 @@ def mutate(path: Path, trials: int, seed: int = 0, bar: Callable[[range], Iterab
     rng, found = random.Random(seed), Mutations()
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".lock")
     for _ in bar(range(trials)):
-        file, kind = rng.choice(files), rng.choice(KINDS)
-        sound = file.read_bytes()
-        damaged = _damaged(kind, sound, rng.choice(files), rng)
-        if damaged == sound:
-            continue
+        damaged = sound = b""
+        while damaged == sound:  # a swap with itself damages nothing
+            file, kind = rng.choice(files), rng.choice(KINDS)
+            sound = file.read_bytes()
+            damaged = _damaged(kind, sound, rng.choice(files), rng)
         found.trials += 1
         found.kinds[kind] += 1
         file.unlink() if damaged is None else file.write_bytes(damaged)
