@@ -12,7 +12,7 @@ FOLDERS = {"robot_value.sim": "sim", "robot_value.ros_nodes": "ros_nodes", "robo
 CORE = ["numpy>=2,<2.3", "zarr>=3.1,<4", "draccus>=0.11", "scipy>=1.13", "tqdm>=4.66", "PyYAML>=6"]
 EXTRAS = {
     "learn": ["torch>=2.7,<2.12", "diffusers>=0.35,<0.40", "safetensors>=0.5", "tensorboard>=2.18", "matplotlib>=3.9",
-              "imageio>=2.34", "imageio-ffmpeg>=0.5"],
+              "imageio>=2.34", "imageio-ffmpeg>=0.5", "pillow>=10"],
     "sim": ["mujoco==3.6.0", "robosuite==1.5.1", "mink==0.0.13", "opencv-python==4.11.0.86", "numba>=0.61"],
     "ogbench": ["ogbench==1.2.2"],
     "lerobot": ["lerobot[dataset,diffusion,smolvla]==0.6.1", "torchvision>=0.22"],
@@ -22,10 +22,11 @@ EXTRAS = {
             "ros-action-msgs==2.3.0", "ros-rcl-interfaces==2.3.0", "rosbags>=0.11"],
     "data": ["h5py>=3.11", "pyarrow>=18", "av>=13", "pillow>=10", "fsspec>=2024.6", "rosbags>=0.11"],
     "umi": ["imagecodecs>=2024.6"],
+    "rerun": ["rerun-sdk>=0.30"],
     "scale": ["ray>=2.40", "accelerate>=1.10"],
     "test": ["pytest>=8", "hypothesis>=6.100"],
     "dev": ["pytest>=8", "pytest-timeout>=2.3", "pytest-cov>=5", "coverage>=7.6", "hypothesis>=6.100",
-            "ruff>=0.9", "imagecodecs>=2024.6", "tensorstore>=0.1.70"],
+            "ruff>=0.9", "imagecodecs>=2024.6", "tensorstore>=0.1.70", "selenium>=4.30"],
 }  # fmt: skip
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
@@ -36,6 +37,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.12",
     packages=[*find_packages(include=["robot_value", "robot_value.*"]), *FOLDERS],
+    package_data={"robot_value.replay": ["page_assets/*"]},
     package_dir={name: os.path.relpath(ROOT / folder) for name, folder in FOLDERS.items()},
     data_files=[
         ("share/ament_index/resource_index/packages", ["ros_nodes/resource/robot_value"]),

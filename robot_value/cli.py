@@ -15,6 +15,7 @@ VERBS = {
     "data": "inspect, verify, convert, label, merge, split, pack or repair episode stores",
     "train": "train a chunk policy or a chunk critic on an episode store",
     "evaluate": "compare base, selectors and controls on the same seeds, and write results.json and report.html",
+    "replay": "logged episodes in, an honest answer out: what steering would have chosen, and is the critic right",
     "calibrate": "how confident must the critic be before it may act? the gate's threshold, from validation episodes",
     "bench": "measure one of the published numbers on this machine",
 }

@@ -1,0 +1,178 @@
+"""A Robot that plays recorded episodes: the steerer meets exactly the observations of the log, and changes nothing.
+
+What was executed is what the log says was executed. The next decision is due where the log's own recorder decided, or,
+in data without decisions, after the steps that the steerer wanted to execute.
+
+A robot that decides while it moves (committed > 0) decided from an older observation than the one at the decision's
+start, and the log does not say from which: such decisions are made again from the start's own observation, without a
+committed prefix, and therefore differ from the logged ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..protocols import ChunkFollower
+from ..types import Decision, Episode, Observation, Outcome
+from .logs import Ahead, Log
+
+
+@dataclass
+class Playing:
+    """One robot's episode and how far it has come."""
+
+    episode: Episode
+    number: int  # in the robot's `names`
+    key: int  # of the episode's randomness: the seed it was recorded with, else its number
+    at: int = 0  # t, control step of the next decision
+
+    @property
+    def done(self) -> bool:
+        return self.at >= len(self.episode)
+
+    def chunk(self, step: int, horizon: int) -> tuple[np.ndarray, int]:
+        """float32[H, A] that was executed from `step` on, the last action repeated past the end, and its length."""
+        first = min(step, len(self.episode) - 1)  # a robot whose episode has ended is looked at, too
+        actions = self.episode.actions[first : first + horizon]
+        return np.pad(actions, ((0, horizon - len(actions)), (0, 0)), mode="edge"), len(actions)
+
+    def due(self, execute: int, every: int | None) -> int:
+        """Control step of the decision after this one."""
+        logged = () if every else [int(d.start_step[0]) for d in self.episode.decisions]
+        later = [t for t in logged if t > self.at]
+        following = later[0] if later else len(self.episode) if logged else self.at + max(1, every or execute)
+        return min(following, len(self.episode))
+
+
+class LoggedRobot:
+    """Seeds are the episodes' numbers in `names`; the wave after the one that plays is being read already."""
+
+    def __init__(
+        self,
+        log: Log,
+        names: Sequence[str] | None = None,  # None: all
+        batch_size: int = 1,
+        n_obs_steps: int = 1,
+        every: int | None = None,  # control steps between decisions; None: the log's own, else the steerer's
+    ) -> None:
+        self.batch_size, self.n_obs_steps, self.every = batch_size, n_obs_steps, every
+        self.names = tuple(log.names() if names is None else names)
+        self.log = log if isinstance(log, Ahead) else Ahead.of(log, self.names, batch_size)
+        self.spec = log.spec.choose(n_obs_steps=n_obs_steps)
+        self.rows: list[Playing] = []
+
+    def reset(self, tasks: Sequence[str], seeds: Sequence[int], rows: Sequence[int] | None = None) -> Observation:
+        """Tasks are the log's own; what is asked for is not looked at."""
+        if rows is not None:
+            raise ValueError("a log is played in whole batches: expected rows=None")
+        if bad := [seed for seed in seeds if not 0 <= seed < len(self.names)]:
+            raise ValueError(f"seeds: expected numbers of episodes below {len(self.names)}, got {bad[:5]}")
+        episodes = {number: self.log.read(self.names[number]) for number in dict.fromkeys(seeds)}
+        self.rows = [Playing(episodes[seed], seed, _key(episodes[seed], seed)) for seed in seeds]
+        return self._observe()
+
+    def execute(self, decision: Decision, follower: ChunkFollower) -> Outcome:
+        """Time passes until the next decision is due. The decision is noted by whoever watches; the log goes on."""
+        steps = [
+            0 if row.done or not wanted else row.due(int(wanted), self.every) - row.at
+            for row, wanted in zip(self.rows, decision.execute, strict=True)
+        ]
+        longest, spec = max(1, *steps), self.spec
+        states = np.zeros((self.batch_size, longest, spec.state_dim), np.float32)
+        executed, commanded = np.zeros((2, self.batch_size, longest, spec.action_dim), np.float32)
+        rewards = np.zeros((self.batch_size, longest), np.float32)
+        valid, source = np.zeros((self.batch_size, longest), bool), np.zeros((self.batch_size, longest), np.uint8)
+        images = {
+            camera.name: np.zeros((self.batch_size, longest, camera.height, camera.width, 3), np.uint8)
+            for camera in spec.cameras
+        }
+        for i, (row, k) in enumerate(zip(self.rows, steps, strict=True)):
+            episode, now = row.episode, slice(row.at, row.at + k)
+            after = np.minimum(np.arange(row.at, row.at + k) + 1, len(episode.states) - 1)  # the last there is
+            states[i, :k], executed[i, :k], rewards[i, :k] = (
+                episode.states[after],
+                episode.actions[now],
+                episode.rewards[now],
+            )
+            commanded[i, :k] = (episode.actions if episode.commanded is None else episode.commanded)[now]
+            source[i, :k] = 0 if episode.source is None else episode.source[now]
+            for name, pixels in episode.images.items():
+                images[name][i, :k] = pixels[after]
+            valid[i, :k] = True
+            row.at += k
+        ended = np.array([row.done for row in self.rows])
+        terminated = ended & [row.episode.terminated for row in self.rows]
+        return Outcome(
+            observation=self._observe(),
+            states=states,
+            images=images,
+            executed=executed,
+            commanded=commanded,
+            executed_valid=valid,
+            rewards=rewards,
+            source=source,
+            terminated=terminated,
+            truncated=ended & ~terminated,
+            success=ended & [bool(row.episode.success) for row in self.rows],
+            unstable=np.array([bool(row.episode.provenance.get("unstable", False)) for row in self.rows]),
+        )
+
+    def close(self) -> None:
+        self.log.close()
+
+    def _observe(self) -> Observation:
+        histories = [_history(row, self.n_obs_steps) for row in self.rows]
+        at = np.array([row.at for row in self.rows], np.int64)
+        return Observation(
+            state=np.stack([row.episode.states[frames] for row, frames in zip(self.rows, histories, strict=True)]),
+            images={
+                camera.name: np.stack(
+                    [row.episode.images[camera.name][frames] for row, frames in zip(self.rows, histories, strict=True)]
+                )
+                for camera in self.spec.cameras
+            },
+            task=tuple(row.episode.task for row in self.rows),
+            time=at * self.spec.dt,
+            step=at,
+            episode=np.array([row.key for row in self.rows], np.int64),
+            pending=np.zeros((self.batch_size, 0, self.spec.action_dim), np.float32),
+            committed=np.zeros(self.batch_size, np.int64),
+        )
+
+
+def _key(episode: Episode, number: int) -> int:
+    seed = episode.provenance.get("seed")
+    return seed if isinstance(seed, int) else number
+
+
+def _history(row: Playing, length: int) -> np.ndarray:
+    """int64[O], frames up to the one of the next decision; before the start the first one is repeated."""
+    now = min(row.at, len(row.episode.states) - 1)
+    return np.clip(np.arange(now - length + 1, now + 1), 0, None)
+
+
+def differences(logged: Decision, again: Decision) -> str:
+    """The first field in which two decisions of one robot are not equal bit by bit; "" where they are."""
+    found = _first_difference(logged, again)
+    names = sorted(logged.versions.keys() | again.versions.keys())
+    parts = [(name, logged.versions.get(name), again.versions.get(name)) for name in names]
+    others = [f"{name} {was}, now {now}" for name, was, now in parts if was != now]
+    others += [f"seed {logged.seed}, now {again.seed}"] if logged.seed != again.seed else []
+    return f"{found} (recorded with {'; '.join(others)})" if found and others else found
+
+
+def _first_difference(logged: Decision, again: Decision) -> str:
+    fields: Mapping[str, tuple[np.ndarray, np.ndarray]] = {
+        name: (np.asarray(getattr(logged, name)), np.asarray(getattr(again, name)))
+        for name in ("candidates", "value", "spread", "index", "chunk", "execute")
+    }
+    for name, (was, now) in fields.items():
+        if was.shape != now.shape:
+            return f"{name}: logged {list(was.shape)}, now {list(now.shape)}"
+        if not np.array_equal(was, now, equal_nan=was.dtype.kind == "f"):
+            where = tuple(int(i) for i in np.argwhere(~((was == now) | ((was != was) & (now != now))))[0])
+            return f"{name}{list(where)}: logged {was[where]}, now {now[where]}"
+    return "" if logged.reason == again.reason else f"reason: logged {logged.reason[0]!r}, now {again.reason[0]!r}"
