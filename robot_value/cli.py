@@ -16,6 +16,7 @@ VERBS = {
     "train": "train a chunk policy or a chunk critic on an episode store",
     "evaluate": "compare base, selectors and controls on the same seeds, and write results.json and report.html",
     "replay": "logged episodes in, an honest answer out: what steering would have chosen, and is the critic right",
+    "mine": "from a replay to the next round of training: a smaller store, or weights",
     "calibrate": "how confident must the critic be before it may act? the gate's threshold, from validation episodes",
     "bench": "measure one of the published numbers on this machine",
 }

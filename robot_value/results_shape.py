@@ -64,7 +64,7 @@ class InvalidResults(ValueError):
 
 def validate_results(results: Mapping[str, Any]) -> None:
     """Raise InvalidResults with one line that lists everything wrong; a table of rows is checked row by row."""
-    problems = _typed(results, "results", PROVENANCE)
+    problems = typed(results, "results", PROVENANCE)
     if not problems and results["format_version"] > FORMAT_VERSION:
         got = results["format_version"]
         problems = [f"format_version: expected at most {FORMAT_VERSION}, got {got}; upgrade robot_value"]
@@ -73,7 +73,7 @@ def validate_results(results: Mapping[str, Any]) -> None:
             problems += _table(row, f"rows[{i}]")
     else:
         problems += _table(results, "results")
-    problems += _not_finite(results, "results")
+    problems += not_finite(results, "results")
     if problems:
         raise InvalidResults("results.json: " + "; ".join(problems))
 
@@ -84,24 +84,24 @@ def missing_controls(results: Mapping[str, Any]) -> list[str]:
 
 
 def _table(row: Any, where: str) -> list[str]:
-    problems = _typed(row, where, TABLE)
+    problems = typed(row, where, TABLE)
     if problems:
         return problems
-    problems = [*_typed(row["seeds"], f"{where}.seeds", SEEDS), *_typed(row["recipe"], f"{where}.recipe", RECIPE)]
+    problems = [*typed(row["seeds"], f"{where}.seeds", SEEDS), *typed(row["recipe"], f"{where}.recipe", RECIPE)]
     problems += _overlap(row["seeds"], where)
     for name, arm in row["arms"].items():
-        problems += _typed(arm, f"{where}.arms.{name}", ARM) or _rate(arm, f"{where}.arms.{name}")
+        problems += typed(arm, f"{where}.arms.{name}", ARM) or _rate(arm, f"{where}.arms.{name}")
     difference = row["difference"]
-    problems += _typed(difference, f"{where}.difference", DIFFERENCE)
+    problems += typed(difference, f"{where}.difference", DIFFERENCE)
     for role in ("arm", "against"):
         if difference.get(role) not in row["arms"]:
             problems.append(f"{where}.difference.{role}: expected one of the arms, got {difference.get(role)!r}")
     if row["headroom"] is not None:
-        problems += _typed(row["headroom"], f"{where}.headroom", HEADROOM)
+        problems += typed(row["headroom"], f"{where}.headroom", HEADROOM)
     return problems
 
 
-def _typed(data: Any, where: str, fields: Mapping[str, Any]) -> list[str]:
+def typed(data: Any, where: str, fields: Mapping[str, Any]) -> list[str]:
     if not isinstance(data, Mapping):
         return [f"{where}: expected an object, got {type(data).__name__}"]
     problems = []
@@ -127,11 +127,11 @@ def _overlap(seeds: Mapping[str, Any], where: str) -> list[str]:
     return []
 
 
-def _not_finite(value: Any, where: str) -> list[str]:
+def not_finite(value: Any, where: str) -> list[str]:
     if isinstance(value, Mapping):
-        return [problem for key, item in value.items() for problem in _not_finite(item, f"{where}.{key}")]
+        return [problem for key, item in value.items() for problem in not_finite(item, f"{where}.{key}")]
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [problem for i, item in enumerate(value) for problem in _not_finite(item, f"{where}[{i}]")]
+        return [problem for i, item in enumerate(value) for problem in not_finite(item, f"{where}[{i}]")]
     if isinstance(value, float) and not math.isfinite(value):
         return [f"{where}: expected a finite number or null, got {value}"]
     return []

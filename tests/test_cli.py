@@ -13,9 +13,11 @@ from robot_value.commands import bench
 from robot_value.commands import demo as demo_command
 from robot_value.commands.calibrate import Calibrate
 from robot_value.commands.collect import Collect
-from robot_value.commands.data import Inspect
+from robot_value.commands.data import ACTIONS
 from robot_value.commands.demo import Demo
 from robot_value.commands.evaluate import Evaluate
+from robot_value.commands.mine import Mine
+from robot_value.commands.replay import Replay
 from robot_value.commands.train import Train
 from robot_value.episodes.store import EpisodeStore
 
@@ -90,7 +92,9 @@ def without_help(config: type, prefix: str = "") -> list[str]:
     return missing
 
 
-@pytest.mark.parametrize("command", [Collect, Train, Evaluate, Calibrate, Demo, Inspect])
+@pytest.mark.parametrize(
+    "command", [Collect, Train, Evaluate, Calibrate, Demo, Replay, Mine, *(action.flags for action in ACTIONS.values())]
+)
 def test_every_flag_of_a_command_has_a_meaning(command):
     assert without_help(command) == []
 
@@ -184,7 +188,7 @@ def test_a_damaged_store_is_found(mylab, tmp_path, capsys):
     ("words", "message"),
     [
         (["inspekt"], "did you mean 'inspect'"),
-        (["inspect"], "expected one PATH, got 0"),
+        (["inspect"], "expected robot-value data inspect STORE, got 0"),
     ],
 )
 def test_wrong_words_after_data_are_one_line(words, message, capsys):

@@ -273,11 +273,7 @@ def _older(root: Path, spec: Spec, key: str) -> Cache | None:
 def _drop_superseded(root: Path, key: str, hashes: set[str]) -> None:
     """Caches whose every episode the new one holds. Who has one mapped keeps it: files live until they are closed."""
     for path in root.glob("*/cache.json"):
-        if (
-            path.parent.name != key
-            and _whole(path.parent)
-            and hashes.issuperset(read_json(path)["hashes"])
-        ):
+        if path.parent.name != key and _whole(path.parent) and hashes.issuperset(read_json(path)["hashes"]):
             shutil.rmtree(path.parent)
 
 

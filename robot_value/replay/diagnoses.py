@@ -19,6 +19,7 @@ from . import (
     mining,
     outliers,
     plots_critics,
+    plots_mining,
     plots_ope,
     plots_policies,
     policies,
@@ -114,7 +115,9 @@ def of_alternatives(replayed: Replayed) -> Diagnosis:
 
 def of_mining(replayed: Replayed) -> Diagnosis:
     found = mining.mine(replayed)
-    return Diagnosis("mining", found.to_json(), findings=found.findings(), marks=_marks(replayed, found.marks))
+    section = Section("What deserves a look", plots_mining.figures(found))
+    marks = _marks(replayed, found.marks)
+    return Diagnosis("mining", found.to_json(), [section], findings=found.findings(), marks=marks)
 
 
 def of_outliers(replayed: Replayed) -> Diagnosis:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..steering.alarm import _shape
+from ..steering.alarm import over_time
 from .moments import Mark, mark
 from .replayed import Replayed
 
@@ -49,7 +49,7 @@ def onsets(replayed: Replayed, critic: str, alpha: float = 0.1) -> Onsets:
     won, lost = (np.flatnonzero(replayed.success == outcome) for outcome in (1, 0))
     if len(won) < LEAST:
         return Onsets(critic, alpha, math.inf, len(lost), (), ())
-    mean, modulation = _shape(values[won[0::2]])
+    mean, modulation = over_time(values[won[0::2]])
     z = (values - mean) / modulation  # float64[E, T]
     begun, height = last_excursion(z)
     threshold = _level(height[won[1::2]], alpha)

@@ -28,9 +28,9 @@ class LoggedEpisode:
 
     def returns(self, gamma: float) -> np.ndarray:
         """float64[T], discounted sum of the rewards from every step on, as far as they were seen."""
-        total, found = 0.0, np.zeros(self.steps)
+        total, found, rewards = 0.0, np.zeros(self.steps), self.rewards.astype(float)
         for t in range(self.steps - 1, -1, -1):
-            total = found[t] = self.rewards[t] + gamma * total
+            total = found[t] = rewards[t] + gamma * total
         return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..episodes.findings import Finding
 from ..evaluate import Arm
 from ..results import plain, write_atomic
-from ..results_shape import NONE, NUMBER, PROVENANCE, InvalidResults, _not_finite, _typed
+from ..results_shape import NONE, NUMBER, PROVENANCE, InvalidResults, not_finite, typed
 from .replayed import Replayed
 
 FORMAT_VERSION = 1
@@ -76,15 +76,15 @@ def to_results(
 
 def validate(results: Mapping[str, Any]) -> None:
     """Raise InvalidResults with one line that lists everything wrong."""
-    problems = _typed(results, "results", SHAPE)
+    problems = typed(results, "results", SHAPE)
     if not problems:
         if (got := results["format_version"]) > FORMAT_VERSION:
             problems = [f"format_version: expected at most {FORMAT_VERSION}, got {got}; upgrade robot_value"]
         for name, shape in (("data", DATA), ("settings", SETTINGS), ("reproduced", REPRODUCED)):
-            problems += _typed(results[name], f"results.{name}", shape)
+            problems += typed(results[name], f"results.{name}", shape)
         for i, finding in enumerate(results["findings"]):
-            problems += _typed(finding, f"results.findings[{i}]", FINDING)
-    problems += _not_finite(results, "results")
+            problems += typed(finding, f"results.findings[{i}]", FINDING)
+    problems += not_finite(results, "results")
     if problems:
         raise InvalidResults("results.json: " + "; ".join(problems))
 

@@ -42,7 +42,7 @@ class Alarm:
         scores = np.asarray(scores, float)
         _check(scores, alpha)
         shape, judge = scores[0::2], scores[1::2]
-        mean, modulation = _shape(shape)
+        mean, modulation = over_time(shape)
         furthest = np.sort(_furthest(judge, mean, modulation))
         rank = math.ceil((len(judge) + 1) * (1 - alpha) - 1e-9)  # 1e-9: (n + 1)(1 - alpha) may round up a whole number
         return cls(tuple(mean), tuple(modulation), float(furthest[rank - 1]), alpha, len(scores), score)
@@ -111,7 +111,7 @@ def _check(scores: np.ndarray, alpha: float) -> None:
         )
 
 
-def _shape(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def over_time(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and modulation float64[T] of scores [episodes, T]; where fewer than two are known, as the moment before."""
     known = np.isfinite(scores)
     count = known.sum(0)
