@@ -131,8 +131,12 @@ def _tasks(root: Path) -> dict[int, str]:
             f"{path}: expected a table of tasks, got {parquet.metadata.num_rows} rows of {size} bytes"
         )
     table = guarded("meta/tasks.parquet", parquet.read, columns=["task_index", texts[0]])
-    words = [str(chunk.dictionary[i].as_py()) for chunk in table[texts[0]].chunks for i in chunk.indices.to_pylist()]
+    words = guarded("meta/tasks.parquet", _words, table[texts[0]].chunks)
     return dict(zip(table["task_index"].to_pylist(), words, strict=True))
+
+
+def _words(chunks: Any) -> list[str]:
+    return [str(chunk.dictionary[i].as_py()) for chunk in chunks for i in chunk.indices.to_pylist()]
 
 
 def _places(root: Path, info: Mapping[str, Any], videos: Sequence[str]) -> tuple[Place, ...]:

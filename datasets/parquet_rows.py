@@ -133,14 +133,15 @@ def images(table: Any, feature: Feature, where: str) -> np.ndarray:
     untrusted.check_array(f"{where}: {feature.key}", shape, np.uint8, table[feature.key].nbytes)
     frames = np.empty(shape, np.uint8)
     for t, encoded in enumerate(table[feature.key]):
-        frames[t] = guarded(f"{where}: {feature.key} frame {t}", _decode_image, encoded.as_py(), feature.size)
+        frames[t] = guarded(f"{where}: {feature.key} frame {t}", _decode_image, encoded, feature.size)
     return frames
 
 
 def _decode_image(encoded: Any, size: tuple[int, int]) -> np.ndarray:
-    """The size in its header is checked before a pixel is decoded."""
+    """Of an Arrow scalar. The size in its header is checked before a pixel is decoded."""
     from PIL import Image
 
+    encoded = encoded.as_py()
     content = encoded.get("bytes") if isinstance(encoded, dict) else encoded
     if not isinstance(content, bytes):
         raise ValueError("expected the image's bytes inside the parquet file, got none")

@@ -24,7 +24,7 @@ from robot_value.labels.frames import camera_frames, evenly
 from robot_value.labels.reservoir import Reservoir
 from robot_value.labels.run import label
 from robot_value.labels.small_network import FitConfig, Regression
-from robot_value.labels.state_value import critic_value, returns_to_go
+from robot_value.labels.state_value import critic_value
 from robot_value.labels.store import LabelStore
 from robot_value.normalize import fit_statistics
 
@@ -429,13 +429,6 @@ def test_a_critic_without_a_value_network_is_refused(tmp_path):
     checkpoint.save(tmp_path, config={"hidden": [8], "members": 1}, tensors=critic.state_dict(), **save)
     with pytest.raises(ValueError, match="expected one with a value network"):
         critic_value(str(tmp_path), spec(()))
-
-
-@given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=20), st.floats(0, 1))
-def test_returns_to_go_are_the_discounted_sums(rewards, gamma):
-    # mutation: no reversal; gamma at the wrong end
-    expected = [sum(gamma**i * r for i, r in enumerate(rewards[t:])) for t in range(len(rewards))]
-    np.testing.assert_allclose(returns_to_go(np.array(rewards, np.float32), gamma), expected, rtol=1e-4, atol=1e-4)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -244,7 +245,7 @@ def _load(folder: Path, spec: Spec) -> Cache:
     def array(name: str) -> np.ndarray:
         try:
             return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, SyntaxError, TokenError) as error:  # numpy reads the header as Python
             got = f"expected the array that was sealed, got {error}"
             raise StoreError(f"{folder}/{name}.npy: {got}; delete {folder}, it is made again") from None
 
