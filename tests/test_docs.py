@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from robot_value import cli, components, flags
-from robot_value.commands import calibrate, evaluate, train
+from robot_value.commands import calibrate, collect, evaluate, mine, replay, train
 from robot_value.commands._arm import PARTS
 from robot_value.commands.data import ACTIONS
 from robot_value.recipe import refuse_overlap
@@ -117,5 +117,36 @@ def test_every_data_command_of_the_pages_has_paths_and_flags_that_exist(page):
 
 @pytest.mark.parametrize("page", DATA_PAGES, ids=lambda page: page.stem)
 def test_every_link_of_the_data_pages_leads_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), f"{page.name} links {link}"
+
+
+REPLAY_PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "tutorials" / "replay.md",
+    *sorted((ROOT / "docs" / "replay").glob("*.md")),
+]
+LOG_COMMANDS = {
+    "replay": (replay.Replay, {"source": flags.Choice("converters", None), **PARTS}),
+    "mine": (mine.Mine, {}),
+    "collect": (collect.Collect, {"robot": flags.Choice("robots", "robosuite")}),
+    "train": (train.Train, train.CHOICES),
+}
+
+
+@pytest.mark.parametrize("page", REPLAY_PAGES, ids=lambda page: page.stem)
+def test_every_command_of_the_replay_pages_has_flags_that_exist(page):
+    # mutation: --shuffle_critic= in docs/tutorials/replay.md
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^ *robot-value (?:replay|mine|collect|train) .*$", text, re.MULTILINE):
+        verb, *words = shlex.split(line.split("#")[0])[1:]
+        command, choices = LOG_COMMANDS[verb]
+        paths, rest = flags.positional(words)
+        assert len(paths) == (verb in ("replay", "mine")), line
+        flags.parse(command, rest, choices)
+
+
+@pytest.mark.parametrize("page", REPLAY_PAGES, ids=lambda page: page.stem)
+def test_every_link_of_the_replay_pages_leads_somewhere(page):
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), f"{page.name} links {link}"

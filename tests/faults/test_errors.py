@@ -71,7 +71,7 @@ def test_a_cache_that_fails_at_any_call_is_an_error_gives_its_space_back_and_is_
 
 QUOTA = """
 import resource, sys
-sys.path[:0] = [sys.argv[1], sys.argv[2]]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests", sys.argv[2]]
 from cuts import make_spec, episode
 from robot_value.episodes import EpisodeStore
 store = EpisodeStore.open(sys.argv[3], "a")
