@@ -127,12 +127,12 @@ def simulation(found: dict[str, Any]) -> list[str]:
 
 
 def sampling(found: dict[str, Any]) -> list[str]:
-    readers = ("zarr", "h5py", "lerobot")
+    readers = ("pool", "h5py", "tensorstore", "zarr", "lerobot")
     lines = [
         "| data | samples/s | of index_select, all tensors | of index_select, observation + chunk + next only | "
-        + " | ".join(f"{reader}, per sample" for reader in readers)
+        + " | ".join("episode pool" if reader == "pool" else f"{reader}, per sample" for reader in readers)
         + " |",
-        "|---|---|---|---|---|---|---|",
+        "|---" * (4 + len(readers)) + "|",
     ]
     for row in found["rows"]:
         rates, lean = row["samples_per_s"], row["windows_ratio"]
@@ -140,6 +140,24 @@ def sampling(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"| {row['name']} | {rates['sampler']:.0f} | {with_interval(row, 'ratio')} | {lean[0]:.2f} | {others} |"
         )
+    return lines
+
+
+def conversion(found: dict[str, Any]) -> list[str]:
+    rates, low, high = found["frames_per_s"], found["ratio_low"], found["ratio_high"]
+    return [
+        "| decoder alone | converting | of the decoder | appending alone |",
+        "|---|---|---|---|",
+        f"| {rates['decoder']:.0f} frames/s | {rates['convert']:.0f} | {found['ratio']:.2f} [{low:.2f}, {high:.2f}], "
+        f"{'reached' if found['passed'] else 'missed'} {found['gate']:g} | {rates['append']:.0f} |",
+    ]
+
+
+def durability(found: dict[str, Any]) -> list[str]:
+    lines = ["| what was done | trials | lost or unnoticed | rate below (95 %) |", "|---|---|---|---|"]
+    for row in (*found["rows"], *found["controls"]):
+        bound = f"{row['rate_below']:.4f}" if row["rate_below"] else ""
+        lines.append(f"| {row['what']} | {row['trials']} | {row['losses']} | {bound} |")
     return lines
 
 
@@ -210,6 +228,8 @@ BENCHES = {
     "training": training,
     "simulation": simulation,
     "sampling": sampling,
+    "conversion": conversion,
+    "durability": durability,
     "experts": experts,
     "ablation": ablation,
     "critic_updates": critic_updates,
