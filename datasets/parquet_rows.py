@@ -72,7 +72,7 @@ class Rows:
         import pyarrow as pa
 
         if file != self._file or start < self._first:
-            self._open(file, start)
+            guarded(file, self._open, file, start)
         found = []
         while True:
             end = self._first + len(self._kept)
