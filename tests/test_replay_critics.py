@@ -16,6 +16,7 @@ from scipy import stats
 from robot_value.replay import by_episode, critics, plots_critics
 from robot_value.replay.compare_critics import MEASURES, compare, to_json
 from robot_value.replay.critics import diagnose
+from robot_value.replay.diagnoses import of_critics
 from robot_value.replay.temporal import temporal_differences
 from robot_value.statistics import auroc, reliability
 
@@ -204,3 +205,10 @@ def test_everything_said_about_a_critic_is_plain_json_and_drawn():
     assert json.loads(json.dumps(found[0].to_json(), allow_nan=False))["critic"] == "main"
     figures = plots_critics.of_diagnoses(found) + plots_critics.of_comparison(compare(replayed, FAST))
     assert len(figures) == 5 and all(svg.startswith("<svg") and caption for _, svg, caption in figures)
+
+
+def test_a_critic_that_says_less_than_the_mean_return_is_warned_about():
+    # mutation: warn where the interval only reaches 0, or of every critic
+    replayed = synthetic(episodes=40, seed=1)
+    said = of_critics(spoken(replayed, main=replayed.returns, lost=replayed.returns.mean() - 3 * replayed.returns))
+    assert [finding.what.split()[1] for finding in said.findings] == ["lost"]

@@ -178,7 +178,7 @@ def test_a_detour_is_the_mean_distance_over_the_steps_that_were_executed():
 
 
 @pytest.mark.parametrize(
-    ("critic", "verdict"), [(0.02, "critic is right"), (float("inf"), "cannot be told from guessing")]
+    ("critic", "verdict"), [(0.02, "critic tells success from failure"), (float("inf"), "cannot be told from guessing")]
 )
 def test_the_headline_says_whether_the_critic_knows(critic, verdict):
     # mutation: comparing the estimate instead of the interval with a half

@@ -74,7 +74,17 @@ def of_warnings(replayed: Replayed, log: Log) -> Diagnosis:
 def of_critics(replayed: Replayed) -> Diagnosis:
     found = {name: critics.diagnose(replayed, name) for name in replayed.opinions}
     section = Section("Is the critic right?", plots_critics.of_diagnoses(list(found.values())))
-    return Diagnosis("critics", {name: each.to_json() for name, each in found.items()}, [section])
+    skills = {name: each.calibration.skill for name, each in found.items()}
+    findings = [
+        Finding(
+            f"critic {name} is further from what came than the mean return is "
+            f"(skill {s.mean:.2f} [{s.low:.2f}, {s.high:.2f}])",
+            "do not steer by it: was it trained on this task, with these rewards and this gamma?",
+        )
+        for name, s in skills.items()
+        if s is not None and s.high < 0
+    ]
+    return Diagnosis("critics", {name: each.to_json() for name, each in found.items()}, [section], findings)
 
 
 def of_predictions(replayed: Replayed) -> Diagnosis:

@@ -109,9 +109,10 @@ def _knows(replayed: Replayed) -> str:
     if won.all() or not won.any():
         return "Whether its critic is right cannot be said: that takes successes and failures."
     area = _area(value[known], won)
-    right = "is right" if area.low > 0.5 else "is wrong" if area.high < 0.5 else "cannot be told from guessing"
+    known_from = "tells success from failure" if area.low > 0.5 else "cannot be told from guessing"
+    verdict = "takes failures for successes" if area.high < 0.5 else known_from
     return (
-        f"Its critic {right}: it values a success above a failure in {_percent(area)} of pairs "
+        f"Its critic {verdict}: it values a success above a failure in {_percent(area)} of pairs "
         f"({won.sum()} successes, {(~won).sum()} failures; intervals are of 95 %)."
     )
 
