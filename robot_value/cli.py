@@ -18,6 +18,7 @@ VERBS = {
     "replay": "logged episodes in, an honest answer out: what steering would have chosen, and is the critic right",
     "mine": "from a replay to the next round of training: a smaller store, or weights",
     "calibrate": "how confident must the critic be before it may act? the gate's threshold, from validation episodes",
+    "serve": "answer decisions over the network: policy and critic on a machine with a GPU, robots elsewhere",
     "bench": "measure one of the published numbers on this machine",
 }
 

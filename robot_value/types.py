@@ -30,6 +30,10 @@ class SpecMismatch(ValueError):
     """Two parties disagree on what a number means; nothing has moved yet."""
 
 
+class NoFiniteChunk(RuntimeError):
+    """The policy proposed nothing but NaN or infinity for a robot; whoever drives it must stop it."""
+
+
 @dataclass(frozen=True)
 class ActionPart:
     """A named slice of the action vector and what its numbers mean."""

@@ -27,7 +27,7 @@ import torch
 from .. import randomness
 from ..networks.packed import Packed
 from ..protocols import ChunkPolicy, Critic, Gate, Guide, Proposer, Selector
-from ..types import Decision, Observation, Scores, Situation, Spec
+from ..types import Decision, NoFiniteChunk, Observation, Scores, Situation, Spec
 from .anytime import Candidates, by_deadline
 from .gates import always
 from .memory import Memory
@@ -36,10 +36,6 @@ from .proposers import samples
 from .selection import scored
 from .selectors import first
 from .settle import settle, steps
-
-
-class NoFiniteChunk(RuntimeError):
-    """The policy proposed nothing but NaN or infinity for a robot; whoever drives it must stop it."""
 
 
 class Steerer:
