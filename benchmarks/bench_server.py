@@ -90,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         models = save_models(Path(folder))
-        report = {"format_version": 1, **provenance(started), "seed": options.seed}
-        report |= {"hostile": hostile(models, requests, options.seed, Path(folder) / "canary")}
-        report |= {"kills": killed(models, kills, options.seed)}
+        found = {"hostile": hostile(models, requests, options.seed, Path(folder) / "canary")}
+        found |= {"kills": killed(models, kills, options.seed)}
+    report = {"format_version": 1, **provenance(started), "seed": options.seed, **found}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(options.out, json.dumps(plain(report), indent=1) + "\n")
     print(json.dumps(plain({key: report[key] for key in ("hostile", "kills")}), indent=1), options.out, sep="\n")

@@ -1,4 +1,4 @@
-"""`robot-value train`: a chunk policy, a chunk critic, or both together, from an episode store."""
+"""`robot-value train`: a chunk policy, a chunk critic, or both, from an episode store; `train online` keeps learning."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .. import flags
 from ..fit import Job, Windowing, fit
 from ..learners import Joint, Optimization
 from ..training import TrainConfig
+from . import _train_online
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ CHOICES = {"policy": flags.Choice("policies", None), "critic": flags.Choice("cri
 
 
 def run(argv: Sequence[str]) -> int:
+    if argv[:1] == ["online"]:
+        return _train_online.run(argv[1:])
     parsed = flags.parse(Train, argv, CHOICES, "robot-value train")
     config = parsed.values
     models = [config.critic] * bool(parsed.names["critic"]) + [config.policy] * bool(parsed.names["policy"])

@@ -57,6 +57,11 @@ def _observation(
     )
     if observation.batch_size != len(task) or not np.isfinite(observation.state).all():
         raise WireError(f"{prefix}state: expected finite numbers for {len(task)} robots")
+    ahead = observation.pending.shape[1]
+    if not ((observation.committed >= 0) & (observation.committed <= ahead)).all() or (observation.step < 0).any():
+        raise WireError(f"{prefix}committed and step: expected 0 to {ahead} and at least 0, got others")
+    if not np.isfinite(observation.pending).all():
+        raise WireError(f"{prefix}pending: expected finite numbers")
     try:
         observation.check(spec)
     except ValueError as error:

@@ -1,0 +1,57 @@
+"""`robot-value train online`: from offline weights, the robot works and critic, policy or both keep learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import flags
+from ..evaluate import Arm
+from ..learners import Joint, Optimization
+from ..online.learning import OnlineJob, Schedule, train_online
+from ._arm import PARTS, asked_arm
+
+
+@dataclass(frozen=True)
+class TrainOnline:
+    """Play rounds of episodes while learning from the rounds before. Interrupt it and run it again: bit for bit."""
+
+    robot: Any = None  # the simulated robot
+    policy: str = ""  # checkpoint of the policy to start from
+    critic: str = ""  # checkpoint of the critic to start from; empty: the plain policy acts
+    data: str = ""  # store of offline episodes that are learned from too; empty: none
+    labels: str = ""  # name of the offline data's labels
+    selector: Any = None  # how the critic's scores become one chunk; softmax_average unless chosen
+    proposer: Any = None  # where candidates come from; samples of the policy unless chosen
+    guide: Any = None  # what steps into the sampler
+    gate: Any = None  # whether the selection is used at all
+    n: int = 16  # N, candidates per decision, where there is a critic
+    schedule: Schedule = Schedule()  # how much is played, how much is learned, where to
+    optimization: Optimization = Optimization()  # of a policy that learns
+    joint: Joint = Joint()  # of a critic and a policy that learn together
+    batch_size: int = 10  # robots simulated at once
+
+
+CHOICES = {"robot": flags.Choice("robots", "robosuite"), **PARTS}
+
+
+def run(argv: Sequence[str]) -> int:
+    parsed = flags.parse(TrainOnline, argv, CHOICES, "robot-value train online")
+    config = parsed.values
+    if not config.policy:
+        raise flags.FlagError("--policy: expected the folder of a checkpoint, got nothing")
+    job = OnlineJob(
+        robot=config.robot,
+        policy=config.policy,
+        critic=config.critic,
+        data=config.data,
+        arm=asked_arm(parsed, "online") if config.critic else Arm("online"),
+        schedule=config.schedule,
+        optimization=config.optimization,
+        joint=config.joint,
+        labels=config.labels,
+        batch_size=config.batch_size,
+    )
+    print(train_online(job))
+    return 0
