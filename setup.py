@@ -19,7 +19,7 @@ EXTRAS = {
     "ros": ["ros-rclpy==9.1.2", "ros-rmw-fastrtps-cpp==9.3.3", "ros-std-msgs==5.5.1", "ros-sensor-msgs==5.5.1",
             "ros-geometry-msgs==5.5.1", "ros-trajectory-msgs==5.5.1", "ros-diagnostic-msgs==5.5.1",
             "ros-std-srvs==5.5.1", "ros-builtin-interfaces==2.3.0", "ros-lifecycle-msgs==2.3.0",
-            "ros-action-msgs==2.3.0", "ros-rcl-interfaces==2.3.0", "rosbags>=0.11"],
+            "ros-action-msgs==2.3.0", "ros-rcl-interfaces==2.3.0", "rosbags>=0.11", "safetensors>=0.5"],
     "data": ["h5py>=3.11", "pyarrow>=18", "av>=13", "pillow>=10", "fsspec>=2024.6", "rosbags>=0.11"],
     "umi": ["imagecodecs>=2024.6"],
     "rerun": ["rerun-sdk>=0.30"],
@@ -52,6 +52,12 @@ setup(
         "console_scripts": [
             "robot-value = robot_value.cli:main",
             "doctor_node = robot_value.ros_nodes.doctor_node:main",
+            "guard_node = robot_value.ros_nodes.guard_node:main",
+            "steering_node = robot_value.ros_nodes.steering_node:main",
+            "recorder_node = robot_value.ros_nodes.recorder_node:main",
+            "simulated_arm_node = robot_value.ros_nodes.simulated_arm_node:main",
+            "teleop_node = robot_value.ros_nodes.teleop_node:main",
+            "replay_node = robot_value.ros_nodes.replay_node:main",
         ]
     },
     options={

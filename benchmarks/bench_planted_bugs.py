@@ -1,205 +1,237 @@
 """Are planted bugs found by the replay page's warnings alone, and is a clean log left in peace?
 
-Thresholds were chosen on Lift (development) with other environment seeds; Stack and cube-single are held out. Every
-cell plants one bug by seed, replays the log with a critic and with one of shuffled rewards, and reads the warnings.
+A cell is one log with one bug, planted by seed, whose warnings are read; the log's critics are judged on the clean one.
+Detectors were made on the development logs; the held-out rows decide: precision and recall of at least 0.9 per bug, at
+most one warning per 100 clean episodes. Data, models and cells are kept: what was done is not done again.
 
-    python benchmarks/bench_planted_bugs.py            # 12 minutes on 2 quiet cores; data and models are kept
-    python benchmarks/bench_planted_bugs.py --quick
+    python benchmarks/bench_planted_bugs.py            # --logs can door: only these
+    python benchmarks/bench_planted_bugs.py --quick    # a smoke test: tiny sizes, no meaning
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # worker processes get it from here
+
 from planted_bugs import BUGS, MemoryLog, counts, frozen_camera, plant
-from steering_study_protocol import TASKS, Task
+from planted_logs import LOGS, Log, Size, last, make, train
+from steering_study_protocol import key
 
 from robot_value import components
-from robot_value.collect import collect
 from robot_value.episodes import EpisodeStore
 from robot_value.episodes.findings import Finding
-from robot_value.fit import Job, Windowing, fit
+from robot_value.provenance import provenance
+from robot_value.replay.diagnoses import of_critics
 from robot_value.replay.logged_robot import LoggedRobot
 from robot_value.replay.scribe import replay
-from robot_value.replay.survey import survey
+from robot_value.replay.survey import Survey, survey
 from robot_value.replay.warnings import warnings, warnings_of_data
-from robot_value.scenarios import Part
+from robot_value.results import plain, write_atomic
 from robot_value.statistics import wilson
 from robot_value.steering.steerer import Steerer
-from robot_value.training import TrainConfig, load_model, load_policy
+from robot_value.training import load_model, load_policy
 from robot_value.workers import process_pool, run_all
 
-FIRST_SEED = 900_000  # of the environments; development saw 10,000 to 10,299 of Lift
-CAMERA = {"cameras": ["agentview"], "camera_size": 64}
-LOW_DIM = ("lift", "stack", "cube-single-task2")
-WITH_CAMERA = ("lift", "stack")
-
-
-@dataclass(frozen=True)
-class Size:
-    episodes: int = 200  # per low-dimensional log
-    camera_episodes: int = 60
-    seeds: int = 5  # of planting, per bug and log
-    critic_steps: int = 1500
-    policy_steps: int = 200  # its candidates are not what is asked about
+ASKED, PER_HUNDRED = 0.9, 1.0  # precision and recall; warnings per 100 clean episodes
+CLEAN, CRITICS, FROZEN = "none", "shuffled rewards", "camera frozen"
+SOURCES = (
+    "replay/check_*.py",
+    "replay/critics.py",
+    "replay/survey.py",
+    "replay/warnings.py",
+    "episodes/findings.py",
+)  # what warns
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One log with one bug, or none, judged."""
+    """One log with one bug, or none, judged. Of critics, those are counted that were warned about."""
 
     log: str
     bug: str
     seed: int
-    found: int  # episodes
+    episodes: int  # in the log
+    found: int  # episodes; critics; logs, where the bug is everywhere
     false: int
     missed: int
-    warned: bool  # whether the warning came at all
-    others: tuple[str, ...]  # warnings of anything else, critics apart
-    critics: tuple[str, ...]  # that were warned about
+    others: Sequence[str]  # warnings of anything else
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    options, started = parse(argv), time.monotonic()
+    size = replace(Size(40, 20, 1, 1, 1, 100, 20) if options.quick else Size(), critics=options.critics)
+    logs = [log for log in LOGS if log.name in options.logs]
+    cells = run(logs, size, options.data / ("quick" if options.quick else "full"), options.workers)
+    rows = summary(cells)
+    report = {
+        "format_version": 1,
+        **provenance(started),
+        "size": asdict(size),
+        "logs": [asdict(log) for log in logs],
+        "asked": {"precision_and_recall": ASKED, "warnings_per_100_clean_episodes": PER_HUNDRED},
+        "passed": all(row["passed"] for row in rows if row["held_out"]),
+        "rows": rows,
+        "cells": [asdict(cell) for cell in cells],
+    }
+    write_atomic(options.out, json.dumps(plain(report), indent=1, allow_nan=False) + "\n")
+    print(table(rows), f"written to {options.out}", sep="\n")
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small: says that it runs, not how well it finds")
+    names = [log.name for log in LOGS]
+    parser.add_argument("--logs", nargs="+", choices=names, default=names, metavar="LOG", help="only these")
+    critics = "critics of each kind per log; 0: only data are judged, no model is trained"
+    parser.add_argument("--critics", type=int, default=Size.critics, help=critics)
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--data", type=Path, default=Path("outputs/planted"), help="logs and models, kept")
+    parser.add_argument("--data", type=Path, default=Path("outputs/planted"), help="logs, models and cells, kept")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/planted_bugs.json"), help="result file")
-    options = parser.parse_args()
-    size = Size(40, 20, 1, 100, 20) if options.quick else Size()
-    folder = options.data / ("quick" if options.quick else "full")
-    cells = run(size, folder, options.workers)
-    result = {"size": asdict(size), "rows": summary(cells), "cells": [asdict(cell) for cell in cells]}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(table(result["rows"]), f"written to {options.out}", sep="\n")
+    return parser.parse_args(argv)
 
 
-def run(size: Size, folder: Path, workers: int) -> list[Cell]:
-    tasks = {task.name: task for task in TASKS}
-    for name in LOW_DIM:
-        make(tasks[name], {}, folder / name, size.episodes, workers)
-    for name in WITH_CAMERA:
-        make(tasks[name], CAMERA, folder / f"{name}_camera", size.camera_episodes, workers)
+def run(logs: Sequence[Log], size: Size, root: Path, workers: int) -> list[Cell]:
+    for log in logs:
+        make(log, root, size, workers)
+    models = [(log, which) for log in logs if log.critics(size) for which in ("policy", *log.critics(size))]
     with process_pool(workers) as pool:
-        models = {
-            (n, m): (train, (tasks[n], folder / n, m, size)) for n in LOW_DIM for m in ("policy", "main", "shuffled")
-        }
-        run_all(pool, models, "models")
-        seeds = [(bug, seed) for bug in BUGS for seed in range(size.seeds)]
-        calls = {(n, *c): (low_dim, (n, tasks[n].horizon, folder / n, *c)) for n in LOW_DIM for c in [("", 0), *seeds]}
-        pictures = [("", 0), *(("camera frozen", seed) for seed in range(size.seeds))]
-        calls |= {(n, *c): (camera, (folder / f"{n}_camera", *c)) for n in WITH_CAMERA for c in pictures}
-        return list(run_all(pool, calls, "cells").values())
+        run_all(pool, {(log.name, which): (train, (log, root, which, size)) for log, which in models}, "models")
+        judgements = run_all(pool, {log.name: (judged, (log, root, size)) for log in logs}, "logs")
+        return [cell for cells in judgements.values() for cell in cells]
 
 
-def make(task: Task, values: dict, path: Path, episodes: int, workers: int) -> None:
-    if collect(
-        task.robot_config(values), path / "episodes", episodes, FIRST_SEED, workers, min(20, episodes)
-    ).interrupted:
-        raise KeyboardInterrupt
+def planting(log: Log, size: Size) -> list[tuple[str, int]]:
+    """Bugs and seeds."""
+    bugs = {FROZEN: size.camera_seeds} if log.pictures else {b: 1 if "everywhere" in b else size.seeds for b in BUGS}
+    once = [(CLEAN, 0), (CRITICS, 0)] if log.critics(size) else [(CLEAN, 0)]
+    return [*once, *((bug, seed) for bug, seeds in bugs.items() for seed in range(seeds))]
 
 
-def train(task: Task, path: Path, which: str, size: Size) -> Path:
-    policy = which == "policy"
-    config = Part("flow").config("policies") if policy else Part("iql", task.critic).config("critics")
-    steps = size.policy_steps if policy else size.critic_steps
-    training = TrainConfig(
-        folder=str(path / which),
-        steps=steps,
-        threads=1,
-        device="cpu",
-        matmul="default",
-        progress=False,
-        tensorboard=False,
-    )
-    windowing = Windowing(horizon=task.horizon, reward_shuffle_seed=0 if which == "shuffled" else None)
-    return fit(Job(str(path / "episodes"), config, training, windowing))
+def judged(log: Log, root: Path, size: Size) -> list[Cell]:
+    """What was found, now or earlier by the same detectors."""
+    paths, text = {}, detectors()
+    for bug, seed in planting(log, size):
+        made = key(log, text, size if bug == CRITICS else log.episodes(size))
+        paths[bug, seed] = root / "cells" / f"{log.name}-{bug}-{seed}-{made}.json".replace(" ", "_")
+    if missing := [what for what, path in paths.items() if not path.exists()]:
+        episodes = read(log, root)
+        clean = survey(episodes)
+        for bug, seed in missing:
+            models = bug == CRITICS
+            found = of_models(log, root, size, episodes) if models else of_data(log.name, episodes, clean, bug, seed)
+            write_atomic(paths[bug, seed], json.dumps(asdict(found)) + "\n")
+    return [Cell(**json.loads(path.read_text(encoding="utf-8"))) for path in paths.values()]
 
 
-def low_dim(name: str, horizon: int, path: Path, bug: str, seed: int) -> Cell:
-    """The log as it is given to `robot-value replay`; the critics were trained on the clean one."""
-    log, planted, what = spoiled(path, bug, seed)
-    selector = components.load("selectors", "softmax_average").Config(temperature=0.5).build()
-    critics = {which: load_model(last(path / which)) for which in ("main", "shuffled")}
-    steerer = Steerer(load_policy(last(path / "policy")), critic=critics["main"], selector=selector, n=1)
-    robot = LoggedRobot(log, batch_size=50)
-    replayed = replay(robot, steerer, {"shuffled": critics["shuffled"]}, progress=False)
-    robot.close()
-    return cell(path.name, bug, seed, warnings(replayed, log), planted, what)
+def detectors() -> list[str]:
+    """The text of everything that warns, and of what is planted."""
+    library, here = Path(components.__file__).parent, Path(__file__).resolve().parent
+    paths = [path for pattern in SOURCES for path in sorted(library.glob(pattern))]
+    return [path.read_text(encoding="utf-8") for path in (*paths, here / "planted_bugs.py")]
 
 
-def camera(path: Path, bug: str, seed: int) -> Cell:
-    log, planted, what = spoiled(path, bug, seed)
-    return cell(path.name, bug, seed, warnings_of_data(log.spec, survey(log)), planted, what)
-
-
-def spoiled(path: Path, bug: str, seed: int) -> tuple[MemoryLog, set[str], str]:
-    store = EpisodeStore.open(path / "episodes")
-    log = MemoryLog(store.spec, {name: store.read(name, decisions=False) for name in store.names()})
-    if not bug:
-        return log, set(), ""
+def of_data(name: str, log: MemoryLog, clean: Survey, bug: str, seed: int) -> Cell:
+    """The log as it is given to `robot-value replay`: warnings for which no model is asked."""
+    if bug == CLEAN:
+        return cell(name, bug, seed, warnings_of_data(log.spec, clean), log.names(), set())
     rng = np.random.default_rng([seed, len(bug)])
-    made = (BUGS | {"camera frozen": frozen_camera})[bug](log, rng)
-    log, planted = plant(log, made, rng)
-    return log, planted, made.what
+    made = (BUGS | {FROZEN: frozen_camera})[bug](log, rng)
+    spoiled, planted = plant(log, made, rng)
+    found = warnings_of_data(log.spec, again(clean, spoiled, planted))
+    return cell(name, bug, seed, found, log.names(), planted, made.what)
 
 
-def cell(log: str, bug: str, seed: int, found: list[Finding], planted: set[str], what: str) -> Cell:
-    of_critics = [finding for finding in found if finding.what.startswith("critic ")]
-    rest = [finding for finding in found if finding not in of_critics]
-    right = [finding for finding in rest if bug and what in finding.what]
+def again(clean: Survey, spoiled: MemoryLog, planted: set[str]) -> Survey:
+    """The survey of the spoiled log: what was not spoiled looks as it did."""
+    new = survey(spoiled, sorted(planted))
+    traces = {each.name: each for each in (*clean.traces, *new.traces)}
+    measures = {each.name: each for each in (*clean.measures, *new.measures)}
+    frames = {(each.name, each.camera): each for each in (*clean.frames, *new.frames)}
+    return Survey(*(tuple(each.values()) for each in (traces, measures, frames)))
+
+
+def of_models(log: Log, root: Path, size: Size, episodes: MemoryLog) -> Cell:
+    """The clean log, replayed with critics of the right and of shuffled rewards; they were trained on it."""
+    folder = log.folder(root)
+    critics = {which: load_model(last(folder / which)) for which in log.critics(size)}
+    first, *others = critics
+    selector = components.load("selectors", "softmax_average").Config(temperature=0.5).build()
+    steerer = Steerer(load_policy(last(folder / "policy")), critic=critics[first], selector=selector, n=1)
+    robot = LoggedRobot(episodes, batch_size=50)
+    replayed = replay(robot, steerer, {which: critics[which] for which in others}, critics[first].gamma, progress=False)
+    robot.close()
+    found = [*warnings(replayed, episodes), *of_critics(replayed).findings]
+    named = {finding.what.split()[1] for finding in found if finding.what.startswith("critic ")}
+    wrong = {which for which in critics if which.startswith("shuffled")}  # the first, which steers, is called "main"
+    return Cell(log.name, CRITICS, 0, len(episodes.names()), *counts(sorted(named), wrong), sorted(named - wrong))
+
+
+def read(log: Log, root: Path) -> MemoryLog:
+    with EpisodeStore.open(log.folder(root) / "episodes") as store:
+        return MemoryLog(store.spec, {name: store.read(name, decisions=False) for name in store.names()})
+
+
+def cell(
+    log: str, bug: str, seed: int, found: list[Finding], names: Sequence[str], planted: set[str], what: str = ""
+) -> Cell:
+    right = [finding for finding in found if what and what in finding.what]
     named = [name for finding in right for name in finding.episodes]
-    if bug.endswith("everywhere"):  # a warning without episodes is about all of them
-        named = sorted(planted) if any(not finding.episodes for finding in right) else named
-    return Cell(
-        log, bug, seed, *counts(named, planted), bool(right),
-        others=tuple(finding.what for finding in rest if finding not in right),
-        critics=tuple(finding.what.split()[1] for finding in of_critics),
-    )  # fmt: skip
+    if bug.endswith("everywhere"):  # one warning, without episodes, about the log
+        named, planted = [log for finding in right if not finding.episodes], {log}
+    others = [f"{finding.what} ({len(finding.episodes)} named)" for finding in found if finding not in right]
+    return Cell(log, bug, seed, len(names), *counts(named, planted), others)
 
 
-def summary(cells: list[Cell]) -> list[dict]:
-    """Per log and bug: precision and recall over episodes with Wilson intervals; per clean log the false warnings."""
-    rows = []
+def summary(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Per log and bug: precision and recall with Wilson intervals; of a clean log the warnings per 100 episodes."""
+    held_out, rows = {log.name: log.held_out for log in LOGS}, []
     for log, bug in dict.fromkeys((c.log, c.bug) for c in cells):
         mine = [c for c in cells if (c.log, c.bug) == (log, bug)]
-        found, false, missed = (sum(getattr(c, key) for c in mine) for key in ("found", "false", "missed"))
-        rows.append({
-            "log": log, "bug": bug or "none", "held_out": not log.startswith("lift"), "logs": len(mine),
-            "precision": rate(found, found + false), "recall": rate(found, found + missed),
-            "other_warnings_per_log": sum(len(c.others) for c in mine) / len(mine),
-            "critics_warned": {w: sum(w in c.critics for c in mine) for w in ("main", "shuffled")},
-        })  # fmt: skip
+        found, false, missed = (sum(getattr(c, name) for c in mine) for name in ("found", "false", "missed"))
+        row = {"log": log, "held_out": held_out[log], "bug": bug, "logs": len(mine), "episodes": mine[0].episodes}
+        if bug == CLEAN:
+            row["per_100"] = 100 * len(mine[0].others) / mine[0].episodes
+            row["passed"] = row["per_100"] <= PER_HUNDRED
+        else:
+            row |= {"precision": rate(found, found + false), "recall": rate(found, found + missed)}
+            row["passed"] = found >= ASKED * (found + false) and found >= ASKED * (found + missed)
+        others = {name for c in mine for name in c.others} if bug in (CLEAN, CRITICS) else ()
+        rows.append(row | {"others_per_log": sum(len(c.others) for c in mine) / len(mine), "others": sorted(others)})
     return rows
 
 
-def rate(successes: int, n: int) -> list[float] | None:
-    """Estimate and 95 % interval; None where there was nothing to count."""
+def rate(successes: int, n: int) -> dict[str, Any] | None:
+    """None where there was nothing to count."""
     interval = wilson(successes, n) if n else None
-    return interval and [interval.mean, interval.low, interval.high]
+    return interval and {"mean": interval.mean, "ci95": interval.ci95, "n": n}
 
 
-def table(rows: list[dict]) -> str:
-    def shown(value: list[float] | None) -> str:
-        return "-".rjust(18) if value is None else f"{value[0]:6.2f} [{value[1]:.2f}, {value[2]:.2f}]"
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    def shown(row: dict[str, Any], name: str) -> str:
+        value = row.get(name)
+        return (
+            "-".rjust(18) if value is None else f"{value['mean']:6.2f} [{value['ci95'][0]:.2f}, {value['ci95'][1]:.2f}]"
+        )
 
-    head = f"{'log':<20} {'bug':<18} {'precision':>18} {'recall':>20} {'others':>7}  main, shuffled warned"
-    lines = [
-        f"{r['log']:<20} {r['bug']:<18} {shown(r['precision'])} {shown(r['recall'])} {r['other_warnings_per_log']:7.2f}"
-        f"  {r['critics_warned']['main']}, {r['critics_warned']['shuffled']} of {r['logs']}"
+    lines = [f"{'log':<18} {'bug':<17} {'precision':>18} {'recall':>18} {'others':>7}"]
+    lines += [
+        f"{r['log']:<18} {r['bug']:<17} {shown(r, 'precision')} {shown(r, 'recall')} {r['others_per_log']:7.2f}"
+        f"{'  held out' if r['held_out'] else ''}{'' if r['passed'] else '  MISSED'}"
         for r in rows
     ]
-    return "\n".join([head, *lines])
-
-
-def last(folder: Path) -> Path:
-    return max(folder.glob("step_*"), key=lambda path: int(path.name.split("_")[1]))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

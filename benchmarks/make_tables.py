@@ -19,7 +19,7 @@ from steering_study_table import steering
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-FOLDERS = (ROOT / "docs" / "algorithms", ROOT / "docs" / "steering")
+FOLDERS = (ROOT / "docs" / "algorithms", ROOT / "docs" / "replay", ROOT / "docs" / "steering")
 PAGES = (
     ROOT / "README.md",
     RESULTS / "README.md",
@@ -207,6 +207,28 @@ def critic_updates(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def planted_bugs(found: dict[str, Any]) -> list[str]:
+    """Precision / recall per bug and log; a log's pictures are beside its numbers."""
+    rows = sorted(found["rows"], key=lambda row: not row["held_out"])
+    logs = dict.fromkeys((row["log"].removesuffix("_camera"), row["held_out"]) for row in rows)
+    head = ["bug", *(f"{log}{', held out' if held_out else ''}" for log, held_out in logs)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for bug in dict.fromkeys(row["bug"] for row in rows):
+        cells = [[r for r in rows if r["bug"] == bug and r["log"].removesuffix("_camera") == log] for log, _ in logs]
+        name = "none: warnings per 100 episodes" if bug == "none" else bug
+        lines.append(f"| {' | '.join([name, *('; '.join(map(_found, mine)) for mine in cells)])} |")
+    return lines
+
+
+def _found(row: dict[str, Any]) -> str:
+    """Bold where it is less than was asked."""
+    if row["bug"] == "none":
+        text = f"{row['per_100']:.1f}{' (pictures)' if row['log'].endswith('_camera') else ''}"
+    else:
+        text = " / ".join(f"{row[name]['mean']:.2f}" if row[name] else "-" for name in ("precision", "recall"))
+    return text if row["passed"] else f"**{text}**"
+
+
 def _ratio(verdict: dict[str, Any] | None) -> str:
     """ "1.10 [1.08, 1.12], missed 1.2": a goal is reached by the lower end, on undisturbed blocks only."""
     if verdict is None:
@@ -231,6 +253,7 @@ BENCHES = {
     "conversion": conversion,
     "durability": durability,
     "experts": experts,
+    "planted_bugs": planted_bugs,
     "ablation": ablation,
     "critic_updates": critic_updates,
     "steering_latency": steering_latency,

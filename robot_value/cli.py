@@ -17,6 +17,7 @@ VERBS = {
     "evaluate": "compare base, selectors and controls on the same seeds, and write results.json and report.html",
     "replay": "logged episodes in, an honest answer out: what steering would have chosen, and is the critic right",
     "mine": "from a replay to the next round of training: a smaller store, or weights",
+    "robot": "check a real arm before anything moves: topics, rates, joints, cameras, contract, latency",
     "calibrate": "how confident must the critic be before it may act? the gate's threshold, from validation episodes",
     "serve": "answer decisions over the network: policy and critic on a machine with a GPU, robots elsewhere",
     "bench": "measure one of the published numbers on this machine",

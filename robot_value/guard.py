@@ -1,18 +1,27 @@
-"""The guard's states around safety.check: HOLD -> RUN on request, RUN -> STOPPING -> FAULT at the first bad tick.
+"""The guard's states around braking.Brakes: what is published each control period, whatever comes in. numpy only.
 
-FAULT is latched: only `reset` leaves it, and only to HOLD. numpy only; the ROS node around this is thin.
+HOLD -> RUN while motion is wanted (`enabled`) and everything is fresh; RUN -> STOPPING -> HOLD where inputs or plans
+run out, and back by itself when they return; RUN -> STOPPING -> FAULT for what an operator must see. FAULT is latched:
+only `reset` leaves it, and only to HOLD.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .safety import ROUNDING, Limits, advance, check, fresh, reach, refusal, vector, window
+from .braking import Brakes, Motion
+from .safety import ROUNDING, Limits, fresh, vector
 
 HOLD, RUN, STOPPING, FAULT = "HOLD", "RUN", "STOPPING", "FAULT"
+BAD_STATES = 3  # unusable measured states in a row that latch a fault
+NO_STATE = "no valid measured state yet"
+
+Inside = Callable[[np.ndarray], bool]  # float64[n, A] commands -> whether the tool stays inside its workspace
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,125 +37,205 @@ class Tick:
 class Guard:
     """Call `tick` once per control period and publish its command; nobody else may publish."""
 
-    def __init__(self, limits: Limits, dt: float) -> None:
+    def __init__(self, limits: Limits, dt: float, inside: Inside | None = None, reanchors: bool = False) -> None:
         if not (np.isfinite(dt) and dt > 0):
             raise ValueError(f"guard: expected a positive control period in s, got {dt}")
         self.limits, self.dt = limits, dt
-        self.state = HOLD
-        self.reason = "no valid measured state yet"
-        self._unready = self.reason  # why motion may not begin on the last tick's inputs, "" where it may
+        self.brakes = Brakes(limits, dt)
+        self.enabled = False  # whether motion is wanted
+        self.motion: Motion | None = None  # last published
+        self.state, self.reason = HOLD, NO_STATE
+        self.clamps = 0  # commands that were not allowed as they were
+        self._inside = inside
+        self._reanchors = reanchors
         self._after_stop = HOLD
-        self._command: np.ndarray | None = None  # last published
-        self._velocity = np.zeros_like(limits.low)  # of the last published step
-        self._target = limits.low  # where to hold
-        self._wanted: np.ndarray | None = None  # last command asked for, if it was one
-        self._blend_left = 0  # ticks that a started motion may still take to catch up with its command
-        self._arrived = 0  # ticks in a row that it was there
+        self._hold = limits.low  # where to
+        self._wanted: Motion | None = None  # as what was asked for moves
+        self._position: np.ndarray | None = None  # measured, where fresh
+        self._blend_left = 0  # ticks in which lagging behind does not count as clamping
+        self._arrived = 0  # ticks in a row that the wanted position was met
+        self._recent: deque[bool] = deque(maxlen=max(1, round(1 / dt)))  # clamped or not, of 1 s
+        self._bad_states = 0
+        self._silent = 0  # ticks without a command, until a moved arm has come to rest
 
-    def tick(self, command: Any, measured: Any, age_s: Any) -> Tick:
-        """Anything may come in (None where nothing came); age_s is the oldest input's, on a steady clock."""
-        size = self.limits.low.size
-        before, self._wanted = self._wanted, vector(command, size)
-        position = vector(measured, size) if fresh(age_s, self.limits) else None
-        self._unready = self._why_unready(measured, age_s)
-        if self._command is None:
-            return self._begin(position)
-        if self.state == RUN:
-            return self._follow(command, measured, age_s, before)
-        if self.state == STOPPING:
-            published = self._publish(self._toward(self._command))
-            if not self._velocity.any():
-                self._rest(position)
-            return published
-        return self._publish(self._toward(self._target))
+    # -- requests ------------------------------------------------------------------------------------------------------
 
-    def run(self) -> str:
-        """Let commands through from the next tick on; "" or why not."""
-        if self.state != HOLD:
-            return f"expected state {HOLD}, got {self.state}: {self.reason}"
-        if not self._unready:
-            self.state, self.reason = RUN, ""
-            self._arrived, self._blend_left = 0, round(self.limits.max_blend / self.dt)
-        return self._unready
-
-    def hold(self) -> None:
-        """Stop within limits and hold still (deactivate); a fault stays a fault."""
-        if self.state == RUN:
-            self._stop(HOLD, "hold requested")
+    def enable(self, wanted: bool) -> str:
+        """Motion wanted or not; "" or why it cannot be."""
+        if wanted and self.state == FAULT:
+            return f"expected no fault, got {self.reason}; reset first"
+        self.enabled = wanted
+        return ""
 
     def fault(self, reason: str) -> None:
-        """Emergency stop, or a failure the node saw: stop within limits, latch. The first reason stays."""
-        if self.state == FAULT or (self.state == STOPPING and self._after_stop == FAULT):
-            return
-        self._stop(FAULT, reason)
+        """Emergency stop, or a failure somebody saw: stop within limits, latch. The first reason stays."""
+        if not self._faulty:
+            self._stop(FAULT, reason)
+
+    def bad_state(self, reason: str) -> None:
+        """A measured state that cannot be used arrived."""
+        self._bad_states += 1
+        if self._bad_states >= BAD_STATES:
+            self.fault(f"{self._bad_states} bad measured states in a row: {reason}")
+
+    def good_state(self) -> None:
+        self._bad_states = 0
 
     def reset(self) -> str:
-        """Leave FAULT for HOLD (never for RUN) when inputs are fresh and the command is near the arm; "" or why not."""
-        if self.state != FAULT:
-            return f"expected state {FAULT}, got {self.state}"
-        if not self._unready:
-            self.state, self.reason = HOLD, "reset"
-        return self._unready
+        """Leave FAULT for HOLD, never for RUN, when inputs are fresh and the command is near the arm; "" or why not."""
+        if self.state in (RUN, STOPPING):
+            return f"expected state {FAULT} or {HOLD}, got {self.state}"
+        if self._position is None:
+            return "expected a fresh measured state, got none"
+        self.state, self.reason = HOLD, "reset"
+        if self.motion is not None and self._gap():
+            self._forget("the arm was moved")
+        return ""
 
-    def _begin(self, position: np.ndarray | None) -> Tick:
+    # -- a period ------------------------------------------------------------------------------------------------------
+
+    def tick(self, wanted: Any, measured: Any, age_s: Any, periods: int = 1) -> Tick:
+        """Anything may come in (None where nothing came); age_s is the measured state's, on a steady clock.
+
+        `periods` have passed since the last tick: more than one where the guard itself came late.
+        """
+        target = vector(wanted, self.limits.low.size)
+        before, self._position = self._position, self._fresh(measured, age_s)
+        if self.motion is None:
+            return self._begin(before)
+        starved = self._why_not_run(target)
+        if self.state == RUN and starved:
+            self._stop(HOLD, starved)
+        elif not starved and self.state != RUN and not self._faulty:
+            self._run()
+        if self.state == RUN:
+            return self._follow(target, periods)
+        self._wanted = None
+        if self.state == STOPPING:
+            published = self._publish(self.brakes.brake(self.motion))
+            if self.motion.at_rest:
+                self._rest()
+            return published
+        if self._reanchors and self.state == HOLD and self._gap():
+            self._forget("the arm was moved")
+            return Tick(None, False, self.state, self.reason)
+        return self._publish(self.brakes.follow(self.motion, Motion.still(self._hold)))
+
+    def restart(self) -> None:
+        """Nothing is known of the arm any more; a fault stays."""
+        self._forget(self.reason if self.state == FAULT else NO_STATE)
+        self.state, self._position, self._silent = FAULT if self._faulty else HOLD, None, 0
+
+    def begin(self, measured: Any) -> None:
+        """The arm is there, whatever was published before."""
+        self.motion, self._wanted = Motion.still(np.clip(measured, self.limits.low, self.limits.high)), None
+
+    def obey(self, wanted: np.ndarray) -> Tick:
+        """A command within limits at once, whatever the clock says (lock-step)."""
+        self.state, self.reason = RUN, ""
+        self._blend_left = 1  # lagging behind is no fault here
+        return self._follow(wanted, 1)
+
+    @property
+    def _faulty(self) -> bool:
+        return self.state == FAULT or (self.state == STOPPING and self._after_stop == FAULT)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _fresh(self, measured: Any, age_s: Any) -> np.ndarray | None:
+        return vector(measured, self.limits.low.size) if fresh(age_s, self.limits) else None
+
+    def _begin(self, before: np.ndarray | None) -> Tick:
         """The first command is where the arm is; an arm outside its limits is for the operator to move back."""
-        low, high = self.limits.low, self.limits.high
-        if position is not None and ((position < low) | (position > high)).any():
-            joint = int(np.argmax(np.maximum(low - position, position - high)))
-            self.reason = self._unready = f"joint {joint} is outside its position limits; move the arm back"
-        elif position is not None:
-            self._command = self._target = position
-            self.reason = "holding" if self.state == HOLD else self.reason
+        position, rated = self._position, self.limits.rated
+        if position is None:
+            self.reason = NO_STATE if self.state == HOLD else self.reason
+        elif (out := rated & ((position < self.limits.low) | (position > self.limits.high))).any():
+            self.reason = f"joint {out.argmax()} is outside its position limits; move the arm back"
+        elif self._silent and (before is None or np.abs(position - before)[rated].max(initial=0) > ROUNDING * 1e3):
+            self._silent = self._longest_silence
+        elif self._silent:
+            self._silent -= 1
         else:
-            self.reason = self._unready = "no valid measured state yet"
-        return Tick(None if self._command is None else position.copy(), False, self.state, self.reason)
+            self.begin(position)
+            self._hold = self.motion.position
+            self.reason = "holding" if self.state == HOLD else self.reason
+        return Tick(None if self.motion is None else self.motion.position.copy(), False, self.state, self.reason)
 
-    def _follow(self, command: Any, measured: Any, age_s: Any, before: np.ndarray | None) -> Tick:
-        if self._blend_left and not self._unready and before is not None:
-            return self._blend(before)
-        self._blend_left = 0
-        verdict = check(command, self._command, self._velocity, measured, age_s, self.dt, self.limits)
-        self.reason = ""
-        if not verdict.ok:
-            self._stop(FAULT, verdict.reason)
-        return self._publish(verdict.command, verdict.ok)
+    @property
+    def _longest_silence(self) -> int:
+        return max(2, round(0.1 / self.dt))
 
-    def _blend(self, before: np.ndarray) -> Tick:
-        """Catch up with a moving command from standstill; done when its position and its velocity are reached."""
-        self.reason = "catching up with the first commands"
-        published = self._publish(self._toward(before, (self._wanted - before) / self.dt))
-        self._arrived = self._arrived + 1 if np.abs(published.command - self._wanted).max() <= ROUNDING else 0
-        self._blend_left = 0 if self._arrived == 2 else self._blend_left - 1
-        return published
+    def _why_not_run(self, target: np.ndarray | None) -> str:
+        """Why the wanted command is not to be followed; "" where it is."""
+        if not self.enabled:
+            return "not enabled"
+        if self._position is None:
+            return f"measured state: expected one of 0 to {self.limits.max_age} s, got none"
+        if target is None:
+            return "no valid plan to follow"
+        return self._gap() if self.state == HOLD else ""
 
-    def _why_unready(self, measured: Any, age_s: Any) -> str:
-        """Why motion may not begin with these inputs; "" where it may."""
-        if reason := refusal(self._wanted, measured, age_s, self.limits):
-            return reason
-        gap = np.abs(self._wanted - vector(measured, self._wanted.size))
+    def _gap(self) -> str:
+        """Why the last command is not near the arm; "" where it is, or nothing is known."""
+        if self._position is None:
+            return ""
+        gap = np.where(self.limits.rated, np.abs(self.motion.position - self._position), 0.0)
         joint = int(gap.argmax())
         if gap[joint] <= self.limits.tolerance:
             return ""
-        wanted = f"within {self.limits.tolerance} of the measured state"
-        return f"joint {joint}: expected a command {wanted}, got one {gap[joint]:.3g} away"
+        return (
+            f"joint {joint}: expected a command within {self.limits.tolerance} of the measured state, got one "
+            f"{gap[joint]:.3g} away; reset to hold where the arm is"
+        )
+
+    def _run(self) -> None:
+        self.state, self.reason = RUN, ""
+        self._arrived, self._blend_left = 0, round(self.limits.max_blend / self.dt)
+
+    def _follow(self, target: np.ndarray, periods: int) -> Tick:
+        reference = self._wanted or self.motion
+        self._wanted = reference.to(target, self.dt * periods)
+        step = self.brakes.follow(self.motion, self._wanted)
+        missed = np.where(self.limits.rated, np.abs(step.position - target), 0.0)
+        why = f"joint {missed.argmax()} is limited" if missed.max() > ROUNDING else ""
+        if self._inside and not self._inside(self._until_rest(step)):
+            step, why = self.brakes.brake(self.motion), "the tool is at the limits of its workspace"
+        self._count(why)
+        return self._publish(step, not why)
+
+    def _until_rest(self, step: Motion) -> np.ndarray:
+        """float64[n, A], the step and the stop after it."""
+        return np.stack([step.position, *(after.position for after in self.brakes.path(step))])
+
+    def _count(self, why: str) -> None:
+        """`why` the command is not the one that was asked for, "" where it is."""
+        self._arrived = 0 if why else self._arrived + 1
+        self._blend_left = 0 if self._arrived >= 2 else max(0, self._blend_left - 1)
+        clamped = bool(why) and not self._blend_left
+        self.clamps += clamped
+        self._recent.append(clamped)
+        self.reason = why if clamped or not why else "catching up with the plan"
+        if sum(self._recent) > self.limits.max_clamps:
+            self.fault(f"more than {self.limits.max_clamps} clamped commands within 1 s: {why}")
 
     def _stop(self, then: str, reason: str) -> None:
-        self.state, self.reason, self._after_stop = STOPPING, reason, then
+        self.state = then if self.motion is None else STOPPING
+        self.reason, self._after_stop = reason, then
+        self._recent.clear()
+        if then == FAULT:
+            self.enabled = False  # after the reset somebody has to want it again
 
-    def _rest(self, position: np.ndarray | None) -> None:
-        """At rest: hold where the arm is (taken once, so that sagging is not followed), else where we are."""
-        self.state = self._after_stop
-        known = position is not None
-        self._target = np.clip(position, self.limits.low, self.limits.high) if known else self._command
+    def _rest(self) -> None:
+        """At rest. After a fault hold where the arm is, taken once so that sagging is not followed; else stay."""
+        self.state, self._hold = self._after_stop, self.motion.position
+        if self.state == FAULT and self._position is not None:
+            near = np.clip(self._position, self.limits.low, self.limits.high)
+            self._hold = np.where(self.limits.rated, near, self._hold)
 
-    def _toward(self, target: np.ndarray, drift: np.ndarray | float = 0.0) -> np.ndarray:
-        """The next command on the way to a target that moves on at `drift` per s; our own position means brake."""
-        gap = target - self._command
-        aim = drift + np.sign(gap) * reach(np.abs(gap), self.dt, self.limits)
-        slowest, fastest = window(self._command, self._velocity, self.dt, self.limits)
-        return advance(self._command, np.clip(aim, slowest, fastest), self.dt, self.limits)
+    def _forget(self, reason: str) -> None:
+        self.motion, self.reason, self._silent = None, reason, self._longest_silence
 
-    def _publish(self, command: np.ndarray, followed: bool = False) -> Tick:
-        self._velocity = (command - self._command) / self.dt
-        self._command = command
-        return Tick(command.copy(), followed, self.state, self.reason)
+    def _publish(self, step: Motion, followed: bool = False) -> Tick:
+        self.motion = step
+        return Tick(step.position.copy(), followed, self.state, self.reason)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -55,6 +57,26 @@ def generators(
         )
         for e, s in zip(episode.tolist(), step.tolist(), strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """`generators`, made when one is asked for: few selectors draw, and making them takes longer than choosing."""
+
+    seed: int
+    episode: np.ndarray  # int64[B]
+    step: np.ndarray  # int64[B]
+    stream: str
+
+    def __len__(self) -> int:
+        return len(self.episode)
+
+    def __getitem__(self, row: int) -> np.random.Generator:
+        return self._made[row]
+
+    @cached_property
+    def _made(self) -> list[np.random.Generator]:
+        return generators(self.seed, self.episode, self.step, self.stream)
 
 
 def _word(what: str, number: int) -> int:

@@ -38,6 +38,7 @@ class Extras:
     data: str = ""  # how the data were made, in plain words
     notes: Sequence[str] = ()  # further sentences under the headline
     videos: Sequence[video.Pair] = ()
+    timelines: str = ""  # address of the page with every decision of some test episodes, relative to this one
     curves: Panels = field(default_factory=dict)
     commands: Sequence[str] = ()  # further command lines that lead to these figures
 
@@ -59,6 +60,7 @@ def render(results: Mapping[str, Any], extras: Extras) -> str:
         _warnings(results),
         html.section("Every arm on the same seeds", _table(results)),
         html.section("Plain policy and steered policy, same seed", _videos(extras.videos)),
+        html.section("Every decision of some episodes", _timelines(extras.timelines) if extras.timelines else ""),
         html.section("More candidates", _by_n(results)),
         html.section("What any choice could have gained", *_headroom(results)),
         html.section("Does the critic's number mean anything?", *_calibration(results)),
@@ -135,6 +137,11 @@ def _training_seeds(results: Mapping[str, Any]) -> str:
         f"Resampling training seeds as well gives {low} to {high}; with this few of them it is a rough guide.",
         "soft",
     )
+
+
+def _timelines(address: str) -> str:
+    link = f'<a href="{escape(address)}">Timelines of the first test seeds</a>'
+    return f"<p>{link}: candidates, scores, what was chosen and why, step by step.</p>"
 
 
 def _videos(pairs: Sequence[video.Pair]) -> str:

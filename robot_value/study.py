@@ -17,6 +17,7 @@ from .evaluate import Arm, Comparison, executed_steps
 from .playing import Models, Site, Trained, load, measure_all, play_all
 from .provenance import provenance
 from .recipe import Recipe, choose, refuse_overlap
+from .replay.timelines import write_timelines
 from .report import Extras, read_curves, write_report
 from .results import to_results
 from .steering.steerer import Steerer
@@ -42,6 +43,7 @@ class Plan:
     headroom_rollouts: int = 4  # continuations per candidate
     headroom_seconds: float | None = None  # s; headroom stops after the last whole episode that fits
     videos: int = 3  # pairs of episodes on the page: the first test seeds, whatever they show
+    timelines: int = 20  # first test seeds whose decisions get a page, of base and of the recipe; 0: no such page
     seed: int = 0  # key of the candidates' noise
     selectors: tuple[str, ...] = ()  # arms to test beside the recipe and its controls; "all" is every one in arms.py
 
@@ -79,7 +81,7 @@ def study(
     with process_pool(max(1, site.workers)) as processes:
         recipe, arms, validation = _choose(processes, site, models, plan, list(models[0].critics))
         arms += more
-        keep = plan.test[: plan.videos]
+        keep = plan.test[: max(plan.videos, plan.timelines)]
         test, kept = play_all(processes, site, models, arms, plan.test, plan.seed, keep, "test arms")
         rows = _headroom(processes, site, models[0], recipe, plan)
     speed = _latencies(site, trained[0], [arm for arm in arms if arm.name in ("base", recipe.arm.name)], plan)
@@ -96,8 +98,15 @@ def study(
         headroom_rows=list(rows.values()),
         latency_ms=speed[recipe.arm.name],
     ) | {"latency_by_arm": speed}
-    clips = () if camera is None else pairs(camera, kept["base"], kept[recipe.arm.name], ("plain policy", "steered"))
-    return write_report(folder, results, replace(extras, videos=clips, curves=_curves(models[0])))
+    filmed = {seed: episode for seed, episode in kept["base"].items() if seed in plan.test[: plan.videos]}
+    clips = () if camera is None else pairs(camera, filmed, kept[recipe.arm.name], ("plain policy", "steered"))
+    address = "episodes/report.html" if plan.timelines else ""
+    extras = replace(extras, videos=clips, curves=_curves(models[0]), timelines=address)
+    page = write_report(folder, results, extras)
+    if plan.timelines:
+        played = {name: kept[name] for name in ("base", recipe.arm.name)}
+        write_timelines(folder / "episodes", played, extras.title, test.gamma)
+    return page
 
 
 def _latencies(site: Site, trained: Trained, arms: Sequence[Arm], plan: Plan) -> dict[str, dict[str, float]]:

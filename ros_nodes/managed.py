@@ -62,7 +62,7 @@ class ManagedNode(LifecycleNode):
         self._last_error = ""
         self._publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         parameters.declare(self, config)
-        self.every(1.0, self._diagnose)
+        self.every(1.0, self.diagnose)
 
     # -- what bodies use -----------------------------------------------------------------------------------------------
 
@@ -180,7 +180,8 @@ class ManagedNode(LifecycleNode):
             self.get_logger().error(f"{TOO_MANY} errors within {WITHIN:g} s: deactivating")
             self.trigger_deactivate()
 
-    def _diagnose(self) -> None:
+    def diagnose(self) -> None:
+        """Also called by a body that has something to say at once."""
         name, state = self.get_name(), self._state_machine.current_state[1]
         found = [Finding(name, ERROR if self._last_error else OK, self._last_error or state, {"state": state})]
         found += self.body.findings() if self.body is not None else []
@@ -218,7 +219,8 @@ def run(name: str, config: type, body: Callable[[ManagedNode, Any], Body], argv:
     node.destroy_node()
     rclpy.try_shutdown()
     sys.stdout.flush()
-    sys.exit(code)
+    sys.stderr.flush()
+    os._exit(code)  # everything was ended in order; the interpreter's own end takes seconds with torch loaded
 
 
 def _end(node: ManagedNode) -> None:

@@ -45,6 +45,8 @@ def number(default: Any, low: float, high: float) -> Any:
 def declare[T](node: Node, config: type[T]) -> None:
     """One read-only parameter per field. rclpy refuses other types, and numbers out of range or not finite."""
     for item in fields(config):
+        if item.default == ():
+            raise TypeError(f"{item.name}: expected a default with entries, got (), which rclpy takes for bytes")
         node.declare_parameter(item.name, _plain(item.default), _descriptor(config, item))
     node.add_on_set_parameters_callback(partial(_arrays_in_range, {item.name: item for item in fields(config)}))
 

@@ -12,6 +12,7 @@ from robot_value.components import unknown
 from robot_value.types import ActionPart, Camera, Spec
 
 from . import robosuite_snapshot as snapshot
+from .expert_joint import JointExpert
 from .fast_osc import ControlStep
 from .robosuite_env import VERSIONS, make_env, seeded_globals
 from .robosuite_experts import build_expert
@@ -74,10 +75,14 @@ class RobosuiteSimulator:
         return self._frame
 
     def expert(self, seed: int) -> Expert:
-        if self._config.control != "osc_delta":
-            raise ValueError(f"the scripted expert drives control 'osc_delta', not {self._config.control!r}")
-        self._expert = build_expert(self._config.task, self.env, self._config.quality, seed)
+        expert = build_expert(self._config.task, self.env, self._config.quality, seed)
+        joint = self._config.control == "joint_absolute"
+        self._expert = JointExpert(self.env, expert, *self._model.jnt_range[:7].T) if joint else expert
         return self._expert
+
+    def look(self) -> Frame:
+        """The present state, seen anew: a restored frame has the pictures it was saved with."""
+        return self._look()
 
     def close(self) -> None:
         if self._render:

@@ -35,7 +35,13 @@ TINY = Scenario(
     critic_steps=20,
 )
 PLAN = Plan(
-    candidates=(2, 4), validation_episodes=3, test_episodes=4, headroom_episodes=1, headroom_points=(0,), videos=1
+    candidates=(2, 4),
+    validation_episodes=3,
+    test_episodes=4,
+    headroom_episodes=1,
+    headroom_points=(0,),
+    videos=1,
+    timelines=2,
 )
 
 
@@ -52,6 +58,16 @@ def test_the_demo_ends_in_a_page_and_results_of_the_agreed_shape(finished):
     assert page == out / "report.html" and "<video" in page.read_text(encoding="utf-8")
     assert missing_controls(results) == []
     assert {"argmax", "softmax_average", "success_only_critic"} <= set(results["arms"])
+
+
+def test_the_decisions_of_the_first_test_seeds_lie_beside_the_page(finished):
+    # mutation: filmed seeds only; the arms' episodes under one name
+    out, page, results = finished
+    assert 'href="episodes/report.html"' in page.read_text(encoding="utf-8")
+    below = (out / "episodes" / "report.html").read_text(encoding="utf-8")
+    for seed in range(2000, 2002):
+        assert f"base, seed {seed}" in below and f"{results['recipe']['arm']}, seed {seed}" in below
+    assert page.read_text(encoding="utf-8").count("<video") == 1  # as many as the plan says, not as many as were kept
 
 
 def test_every_arm_plays_every_test_seed_for_every_training_seed(finished):

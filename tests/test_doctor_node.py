@@ -3,11 +3,9 @@
 import importlib.util
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -140,42 +138,3 @@ def test_a_parameter_out_of_range_is_one_clear_line():
     _, errors = node.communicate(timeout=30)
     assert node.returncode == 1
     assert "out of range Min: 0.05, Max: 60.0" in errors.splitlines()[-1] and "Traceback" not in errors
-
-
-def test_the_launch_file_starts_the_installed_program_or_else_the_module(monkeypatch, tmp_path):
-    # mutation: always {"package": ...}
-    # launch and launch_ros are not on PyPI: stand-ins record what the file asks of them.
-    class Recorded(dict):
-        def __init__(self, *values, **named):
-            super().__init__(named, values=values)
-
-    class Anything(types.ModuleType):
-        def __getattr__(self, name):
-            return Recorded
-
-    class NotFound(Exception): ...
-
-    def get_package_prefix(name):
-        if name not in prefix:
-            raise NotFound(name)
-        return prefix[name]
-
-    prefix = {}
-    for name in ("launch", "launch.actions", "launch.substitutions", "launch_ros", "launch_ros.actions"):
-        monkeypatch.setitem(sys.modules, name, Anything(name))
-    monkeypatch.setitem(sys.modules, "launch_ros.parameter_descriptions", Anything("parameter_descriptions"))
-    index = types.ModuleType("packages")
-    index.PackageNotFoundError, index.get_package_prefix = NotFound, get_package_prefix
-    monkeypatch.setitem(sys.modules, "ament_index_python", types.ModuleType("ament_index_python"))
-    monkeypatch.setitem(sys.modules, "ament_index_python.packages", index)
-    launch = runpy.run_path(str(ROOT / "launch" / "doctor.launch.py"))
-    for known in ({}, {"robot_value": str(tmp_path)}):  # unknown to ament; known, but without programs
-        prefix.update(known)
-        node = launch["generate_launch_description"]()["values"][0][1]
-        assert node["executable"] == sys.executable
-        assert node["arguments"] == ["-m", "robot_value.ros_nodes.doctor_node"]
-        assert Path(node["parameters"][0]).is_file()
-    (tmp_path / "lib" / "robot_value").mkdir(parents=True)
-    (tmp_path / "lib" / "robot_value" / "doctor_node").touch()
-    node = launch["generate_launch_description"]()["values"][0][1]
-    assert (node["package"], node["executable"]) == ("robot_value", "doctor_node")

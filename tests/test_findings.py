@@ -76,7 +76,7 @@ def test_unrewarded_unstable_and_unfinished_episodes():
 
 def test_copies_are_found_by_their_content():
     # mutation: the name is part of the content
-    assert "1 episodes are copies of others (e6)" in found([*clean(), clean()[2]])[0]
+    assert "1 episode with the content of another (e6)" in found([*clean(), clean()[2]])[0]
 
 
 def test_short_episodes():
@@ -85,7 +85,7 @@ def test_short_episodes():
         short, states=short.states[:5], actions=short.actions[:4], rewards=np.ones(4, np.float32),
         images={"front": short.images["front"][:5]},
     )  # fmt: skip
-    assert "1 episodes have fewer than 8 steps (e6)" in found([*clean(), short])[0]
+    assert "1 episode with fewer than 8 steps (e6)" in found([*clean(), short])[0]
 
 
 def test_actions_outside_at_and_never_leaving_a_value():
@@ -118,11 +118,11 @@ def test_a_frame_that_leaves_its_neighbours_and_frames_that_are_missing():
     episode = clean()[4]
     spiked = episode.states.copy()
     spiked[20, 2] += 1.5
-    assert "state s2 has spikes in 1 episodes (e4)" in found(changed(4, states=spiked))[0]
+    assert "1 episode with spikes in state s2 (e4)" in found(changed(4, states=spiked))[0]
     time = np.arange(STEPS + 1)[:, None] / 10
     time[20:] += 1.5  # 15 frames were lost
     slow = np.concatenate([0.3 * time * np.linspace(0.5, 1.5, 4)]).astype(np.float32)
-    assert "frames seem to be missing inside 1 episodes (e4)" in found(changed(4, states=slow))[0]
+    assert "frames seem to be missing inside 1 episode (e4)" in found(changed(4, states=slow))[0]
 
 
 def test_a_dead_sensor():
@@ -142,13 +142,13 @@ def test_cameras_that_freeze_are_slow_or_black():
     halved = [replace(e, images={"front": np.repeat(e.images["front"][::2], 2, 0)[: STEPS + 1]}) for e in clean()]
     assert "camera front: 50 % of frames repeat" in found(halved)[0]
     black = {"front": clean()[2].images["front"] // 128}
-    assert "camera front is black in 1 episodes (e2)" in found(changed(2, images=black))[0]
+    assert "camera front is black in 1 episode (e2)" in found(changed(2, images=black))[0]
 
 
 def test_missing_and_rare_task_texts():
     spec = make_spec(state_dim=4, cameras=("front",), language=True)
     told = [replace(e, spec=spec) for e in clean()]
-    assert "1 episodes have no task text (e5)" in found([*told[:5], replace(told[5], task="")], spec)[0]
+    assert "1 episode without a task text (e5)" in found([*told[:5], replace(told[5], task="")], spec)[0]
     many = [smooth(seed, success=seed % 3 > 0, task="stack" if seed == 7 else "lift") for seed in range(30)]
     assert "task 'stack' has 1 of 30 episodes" in found(many)[0]
 

@@ -22,8 +22,15 @@ HEAVY = {"mujoco", "robosuite", "ogbench", "rclpy", "lerobot", "ray", "accelerat
 HEAVY |= {"av", "pyarrow", "PIL", "imagecodecs", "fsspec", "tensorstore", "selenium", "rerun"}
 HEAVY |= {"diagnostic_msgs", "sensor_msgs", "trajectory_msgs", "std_msgs", "rosbags", "mink", "dm_control", "gymnasium"}
 # Guard and recorder run on a small robot computer without torch.
-WITHOUT_TORCH = ("types", "protocols", "components", "actions", "randomness", "safety", "guard")
-WITHOUT_TORCH += ("episodes.store", "ros_nodes.health", "topics", "messages", "resampling")
+WITHOUT_TORCH = ("types", "protocols", "components", "actions", "randomness", "safety", "braking", "guard", "wire")
+WITHOUT_TORCH += ("episodes.store", "topics", "messages", "resampling", "serving.client")
+WITHOUT_TORCH += ("ros_nodes.health", "ros_nodes.node_table", "ros_nodes.start", "ros_nodes.arm_robot")
+# Of robot_value.deploy all but what steering needs.
+WITHOUT_TORCH += tuple(
+    f"deploy.{path.stem}"
+    for path in sorted((ROOT / "robot_value" / "deploy").glob("*.py"))
+    if path.stem not in ("__init__", "cautious", "steering_setup")
+)
 # `pieces` know nothing of what is built from them.
 USERS = {"loop", "training", "evaluate", "collect", "cli", "commands", "report"}
 TOPS = {"evaluate", "cli", "commands", "report"}

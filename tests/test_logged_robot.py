@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from fakes import HomingCritic, HomingPolicy, Notebook, PointMass
 from recorded import assert_same, make_episode, make_spec
 
+from robot_value import cli, flags
+from robot_value.commands._arm import PARTS
+from robot_value.commands.replay import Replay, _source
 from robot_value.convert import Survey
 from robot_value.episodes import EpisodeStore
 from robot_value.loop import Recorder, run_episodes
@@ -244,6 +248,23 @@ def test_episodes_that_nobody_will_ask_for_are_not_kept():
     ahead.close()
 
 
+class Busy:
+    """An Executor that never gets to anything."""
+
+    def submit(self, *_):
+        return Future()
+
+
+def test_what_no_process_has_begun_to_read_is_read_by_whoever_asks():
+    # mutation: waiting for a future that is only queued
+    log = without_decisions(4, 5)
+    ahead = Ahead(log, tuple(log.names()), 1, Busy(), log.read, lends_a_hand=True)
+    assert_same(ahead.read("e0"), log.episodes["e0"])
+    ahead.reading["e1"].set_running_or_notify_cancel()
+    ahead.reading["e1"].set_result("read elsewhere")
+    assert ahead.read("e1") == "read elsewhere"
+
+
 @pytest.mark.parametrize("seeds", [[0, 5], [-1, 0]])
 def test_numbers_of_no_episode_are_refused(seeds):
     with pytest.raises(ValueError, match="expected numbers of episodes below 2, got"):
@@ -280,6 +301,33 @@ def test_any_source_of_a_converter_is_a_log_without_being_converted(tmp_path):
     assert isinstance(log, SourceLog) and log.names() == ["row 0", "row 1", "row 2"]
     assert_same(log.read("row 2"), Table().read(2))
     assert len(walk(LoggedRobot(log))) == 2
+
+
+def lerobot_set(folder):
+    sets = pytest.importorskip("lerobot_sets")
+    return sets.write_set(folder / "set", lengths=(5, 7), camera="image"), []
+
+
+def ros_bag(folder):
+    bags = pytest.importorskip("ros_bags")
+    (folder / "topics.yaml").write_text(bags.TOPICS)
+    sent = bags.recording(1.0, drop={"/wrist": (0.4, 0.6)})
+    return bags.write_bag(folder / "bag", sent), [f"--source.topics={folder}/topics.yaml"]
+
+
+@pytest.mark.parametrize("made", [lerobot_set, ros_bag])
+def test_a_lerobot_set_or_a_bag_is_played_as_what_converting_makes_of_it(made, tmp_path):
+    # mutation: episodes are read by another order than they are named; pictures of the next episode
+    path, words = made(tmp_path)
+    assert cli.main(["data", "convert", str(path), f"{tmp_path}/store", "--progress=false", *words]) == 0
+    source = flags.parse(Replay, words, {"source": _source([str(path)], words), **PARTS}, "").values.source
+    logs = Opener(str(path), source)(), Opener(f"{tmp_path}/store")()
+    assert len(logs[0].names()) == len(logs[1].names()) == 2
+    plays = [walk(LoggedRobot(log, batch_size=2, n_obs_steps=2)) for log in logs]
+    for (step, seen, outcome), (step_again, seen_again, outcome_again) in zip(*plays, strict=True):
+        assert_same(step, step_again)
+        assert_same(vars(seen), vars(seen_again))
+        assert_same({**vars(outcome), "observation": None}, {**vars(outcome_again), "observation": None})
 
 
 def test_a_process_reads_what_this_one_reads(recorded):

@@ -242,7 +242,7 @@ def test_everything_that_was_mined_is_json_and_says_what_would_hurt_training():
     swapped = tuple(replace(e, success=not e.success) if i < 4 else e for i, e in enumerate(log.episodes))
     found = mine(replace(log, episodes=swapped))
     json.dumps(found.to_json(), allow_nan=False)
-    assert {name for finding in found.findings() for name in finding.episodes} == {e.name for e in swapped[:4]}
+    assert {error.episode for error in found.label_errors} == {e.name for e in swapped[:4]} and not found.findings()
     alone = mine(replace(log, opinions={}))
     assert alone.critic is None and alone.action and not alone.worse and json.dumps(alone.to_json(), allow_nan=False)
 

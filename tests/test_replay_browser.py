@@ -10,12 +10,15 @@ import pytest
 from browser import chromium, complaints, requests
 from recorded import make_episode, make_spec
 from replayed import synthetic
+from test_replay_page import recorded
 
 from robot_value.episodes.findings import Finding
 from robot_value.replay.decided import Kept
 from robot_value.replay.page import render
 from robot_value.replay.report import Mark, Report
 from robot_value.replay.shards import Pictures, shard, shard_name
+from robot_value.replay.subgoals import of_episode
+from robot_value.replay.timelines import write_timelines
 
 EVIL = "</script><img src=x onerror=document.title='broken'>"
 EPISODES, SHARDS = 2000, 12
@@ -85,6 +88,21 @@ def at_step(browser, step):
 
 def click(browser, selector):
     browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+
+def test_test_episodes_of_a_study_show_their_decisions_and_subgoals(browser, tmp_path):
+    # mutation: no row of subgoals; an arm without scores breaks the chart
+    plain = recorded(n=1, value=np.full((1, 1), np.nan), spread=np.full((1, 1), np.nan))
+    played = {"base": {7: plain}, "argmax": {7: recorded(steps=40)}}
+    look_at(browser, f"{write_timelines(tmp_path, played, 'walk', 0.9).as_uri()}#episode=0")
+    for number, name in enumerate(("base, seed 7", "argmax, seed 7")):
+        browser.execute_script(f"location.hash = '#episode={number}'")
+        until(browser, "document.getElementById('name').textContent", name)
+        until(browser, "document.querySelectorAll('#charts svg').length > 1")
+    goals = len(of_episode(recorded(steps=40)))
+    assert goals > 1
+    until(browser, "document.querySelectorAll('#charts .part0, #charts .part1').length", goals)
+    assert complaints(browser) == []
 
 
 ROWS = "document.querySelectorAll('#table tbody tr:not(.gap)').length"

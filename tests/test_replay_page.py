@@ -20,6 +20,8 @@ from robot_value.replay.decided import Kept, decided
 from robot_value.replay.page import index, render, write_page
 from robot_value.replay.report import Mark, Report, Section, detour, headline, limit_of
 from robot_value.replay.shards import POINTS, Pictures, packed, script_json, shard, shard_name, short, timeline
+from robot_value.replay.subgoals import of_episode
+from robot_value.replay.timelines import write_timelines
 from robot_value.steering.alarm import Alarm
 from robot_value.types import Decision
 
@@ -86,6 +88,14 @@ def test_a_timeline_says_what_the_log_and_the_pass_said():
     assert data["marks"] == [[4, "look"]] and timeline(report, 0, Pictures())["marks"] == []
     reasons = data["decisions"]["reasons"]
     assert [reasons[i] for i in data["decisions"]["reason"]] == replayed.reason[rows].tolist()
+
+
+def test_a_timeline_knows_the_subgoals_of_its_frames():
+    # mutation: those of the neighbouring episode; at the decisions' resolution
+    report = report_of(synthetic(episodes=3))
+    for number, facts in enumerate(report.replayed.episodes):
+        found = timeline(report, number, Pictures())["subgoals"]
+        assert found == of_episode(report.log.read(facts.name)).tolist() and found[-1] == facts.steps
 
 
 def test_plans_hold_executed_chosen_and_the_candidates_envelope():
@@ -278,11 +288,11 @@ def recorded(n=3, horizon=4, steps=6, **changes):
         candidates = rng.normal(size=(1, n, horizon, 3)).astype(np.float32)
         value = rng.normal(size=(1, n)).astype(np.float32)
         fields = {
-            "chunk": candidates[:, 1],
+            "chunk": candidates[:, n // 2],
             "execute": np.array([2]),
             "start_step": np.array([t]),
             "reason": ("chosen",),
-            "index": np.array([1]),
+            "index": np.array([n // 2]),
             "candidates": candidates,
             "value": value,
             "spread": value * 0 + 0.5,
@@ -312,6 +322,22 @@ def test_a_new_chunk_has_no_value_and_a_policy_without_critic_no_opinion():
         index=np.array([0]),
     )  # fmt: skip
     assert decided(Kept({"a": bare})).opinions == {}
+
+
+def test_test_episodes_of_a_study_are_one_page_each_arm_by_its_seeds(tmp_path):
+    # mutation: the order in which they ended; N of the first arm for all
+    plain = recorded(n=1, value=np.full((1, 1), np.nan), spread=np.full((1, 1), np.nan))
+    page = write_timelines(
+        tmp_path / "episodes", {"base": {9: plain, 7: plain}, "argmax": {7: recorded()}}, "walk", 0.9
+    )
+    found = json.loads(re.search(r'id="index">(.*?)</script>', page.read_text())[1])
+    assert found["columns"]["name"] == ["base, seed 7", "base, seed 9", "argmax, seed 7"]
+    unscored, scored = (
+        of_script((page.parent / shard_name(number)).read_text())[1]["decisions"]["critics"]["main"]
+        for number in (0, 2)
+    )
+    assert unscored["value"] == [[None] * 3] * 3
+    np.testing.assert_allclose(scored["value"][0], recorded().decisions[0].value[0], rtol=1e-3)
 
 
 def test_recorded_decisions_make_a_page(tmp_path):

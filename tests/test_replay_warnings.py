@@ -14,7 +14,7 @@ from replayed import synthetic
 from robot_value.replay import check_motion as motion
 from robot_value.replay.check_critic import check_critics, skill
 from robot_value.replay.check_labels import check_labels
-from robot_value.replay.check_motion import check_motion, fit_response, likelihood_ratios
+from robot_value.replay.check_motion import check_motion, fit_response, hypotheses
 from robot_value.replay.survey import Trace, survey
 from robot_value.replay.warnings import warnings, warnings_of_data
 
@@ -104,20 +104,42 @@ def test_short_and_few_episodes_are_not_judged():
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_the_likelihood_ratio_of_a_hypothesis_is_that_of_the_episode_corrected_by_hand(seed):
+def test_the_loss_under_a_hypothesis_is_that_of_the_episode_corrected_by_hand(seed):
+    spec = replace(SPEC, state_names=("s0", "s0_velocity", "s2"))
     traces = robot(seed, episodes=12)
     model, t = fit_response(traces), traces[0]
-    ratios = dict(likelihood_ratios(SPEC, model, t))
+    found = dict(hypotheses(spec, model, t))
 
     def loss(states, actions):
         x, change = motion._rows(states, actions, model.lags)
-        return motion._loss(change - x @ model.weights, model.scale)
+        return pytest.approx(motion._loss(change - x @ model.weights, model.scale))
 
-    for d, name in enumerate(("arm[0]", "arm[1]", "gripper")):
+    assert found[""] == loss(t.states, t.actions)
+    for d, (action, state) in enumerate(zip(("arm[0]", "arm[1]", "gripper"), spec.state_names, strict=True)):
         sign = 1 - 2 * np.eye(3, dtype=np.float32)[d]
-        recorded = loss(t.states, t.actions)
-        assert ratios[f"action {name} has the other sign"] == pytest.approx(recorded - loss(t.states, t.actions * sign))
-        assert ratios[f"state s{d} has the other sign"] == pytest.approx(recorded - loss(t.states * sign, t.actions))
+        assert found[f"action {action} has the other sign"] == loss(t.states, t.actions * sign)
+        assert found[f"state {state} has the other sign"] == loss(t.states * sign, t.actions)
+    both = np.array([-1, -1, 1], np.float32)  # mutation: the velocity keeps its sign
+    assert found["state s0 with its velocity has the other sign"] == loss(t.states * both, t.actions)
+
+
+def test_a_joint_is_found_whose_velocity_has_the_other_sign_with_it():
+    spec, traces = replace(SPEC, state_names=("q", "q_velocity", "s2")), []
+    for t in robot(11):
+        velocity = np.diff(t.states[:, 0], prepend=0)
+        traces.append(replace(t, states=np.stack([t.states[:, 0], velocity, t.states[:, 2]], 1)))
+    sign = np.array([-1, -1, 1], np.float32)
+    (found,) = check_motion(spec, spoil(traces, PLANTED, states=lambda t: t.states * sign))
+    assert found.what == "state q with its velocity has the other sign" and found.episodes == PLANTED
+
+
+def test_an_episode_that_stays_odd_under_a_hypothesis_is_not_explained_by_it():
+    """A robot that is pushed about answers a flipped sign no better: the likelihood ratio alone would believe it."""
+    push = np.random.default_rng(4).normal(0, 0.6, (25, 3)).cumsum(0).astype(np.float32)
+    pushed = spoil(robot(12), ("e07",), states=lambda t: t.states + push)
+    loss = dict(hypotheses(SPEC, fit_response(pushed), pushed[7]))
+    assert loss[""] - min(loss.values()) > np.log((len(loss) - 1) / motion.ALPHA)
+    assert check_motion(SPEC, pushed) == []  # mutation: EXPLAINS = 0
 
 
 def test_the_loss_is_that_of_students_t():
@@ -139,6 +161,16 @@ def test_swapped_labels_are_found_and_said_to_be_what_they_are_not():
     for each in wrong:  # mutation: success and failure exchanged in the text
         word = "failure" if by_name[next(n for n in each.episodes if n in names)] else "success"
         assert f"labelled {word}" in each.what
+
+
+def test_time_that_ran_out_speaks_against_a_success():
+    rng, traces = np.random.default_rng(13), []
+    for i in range(80):
+        steps = 40 if i % 2 else int(rng.integers(20, 39))
+        traces.append(trace(f"e{i:02d}", rng.normal(size=(steps + 1, 3)), np.zeros((steps, 3)), success=not i % 2))
+    (wrong,) = check_labels(spoil(traces, PLANTED, success=lambda t: not t.success))
+    assert wrong.what == "3 episodes labelled success, ending like a failure"
+    assert wrong.episodes == PLANTED  # mutation: the last state alone
 
 
 def test_labels_that_no_ending_explains_accuse_few():
@@ -247,7 +279,7 @@ def test_all_warnings_come_from_one_reading_of_the_replayed_episodes():
     episodes = {e.name: make_episode(SPEC, e.steps, seed=i, success=e.success) for i, e in enumerate(replayed.episodes)}
     episodes["not replayed"] = make_episode(SPEC)
     episodes[replayed.episodes[5].name] = episodes[replayed.episodes[4].name]
-    copies = [f for f in warnings(replayed, Reading(episodes)) if "copies" in f.what]
+    copies = [f for f in warnings(replayed, Reading(episodes)) if "content of another" in f.what]
     assert read == [e.name for e in replayed.episodes]
     assert (
         [f.episodes for f in copies] == [(replayed.episodes[5].name,)]

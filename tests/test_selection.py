@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from robot_value.episodes import EpisodeStore
 from robot_value.labelers.mined import Config as Labeler
 from robot_value.labels.run import label
 from robot_value.labels.store import LabelStore
+from robot_value.replay import subgoals
 from robot_value.replay.label_errors import LabelError
 from robot_value.replay.mining import mine
 from robot_value.replay.moments import Mark
@@ -118,6 +120,25 @@ def test_the_command_goes_from_a_replays_parts_to_a_store_and_weights(store, tmp
     assert "3 of 8 episodes kept" in said and "3 episodes copied" in said
     (table,) = (tmp_path / "w").iterdir()
     assert sum(weights.any() for weights in read_table(table).values()) == 3
+
+
+def test_the_command_writes_the_subgoals_of_what_is_kept(store, tmp_path):
+    # mutation: all episodes instead of the kept ones; decisions' subgoals although frames are there
+    source, names = store
+    log = renamed(names)
+    (tmp_path / ".parts").mkdir()
+    save(log, tmp_path / ".parts" / "0.npz")
+    flags = ["--choose.most=3", f"--subgoals={tmp_path / 'goals.json'}", "--cut.tolerance=0.2"]
+    config = subgoals.Config(tolerance=0.2)
+    kept = choose(log, mine(log), Config(most=3)).names
+    assert run([str(tmp_path), *flags]) == 0
+    coarse = dict(zip(names, subgoals.of_replayed(log, config), strict=True))
+    assert json.loads((tmp_path / "goals.json").read_text()) == {name: coarse[name].tolist() for name in kept}
+    assert run([str(tmp_path), *flags, f"--store={source.path}"]) == 0
+    fine = {name: subgoals.of_episode(source.read(name), config).tolist() for name in kept}
+    assert json.loads((tmp_path / "goals.json").read_text()) == fine
+    with pytest.raises(ValueError, match="--store too, where the images are"):
+        run([str(tmp_path), *flags, "--cut.embed=my_eyes:look"])
 
 
 @pytest.mark.parametrize(

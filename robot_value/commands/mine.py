@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from .. import flags
 from ..episodes import EpisodeStore
-from ..replay import mining, selection
+from ..replay import mining, selection, subgoals
 from ..replay.replayed import Replayed, join
 from ..replay.tables import load
 
@@ -26,6 +28,8 @@ class Mine:
     store: str = ""  # the store that was replayed, whose episodes are copied
     out: str = ""  # store that gets the kept episodes (needs --store); none: nothing is copied
     marked: bool = False  # copy only episodes with a moment that is taken
+    cut: subgoals.Config = subgoals.Config()  # how subgoals are found
+    subgoals: str = ""  # JSON file that gets the kept episodes' subgoals (in every frame, with --store); none: no file
     weights: str = ""  # folder that gets weights-*.json for `data label --labeler.type=mined`; none: not written
 
 
@@ -42,6 +46,8 @@ def run(argv: Sequence[str]) -> int:
     mined = mining.mine(replayed, config.critic, config.mining)
     chosen = selection.choose(replayed, mined, config.choose)
     print(*mined.findings(), summary(replayed, chosen), sep="\n")
+    if config.subgoals:
+        print(subgoals.write(Path(config.subgoals), cut(config, replayed, chosen)))
     if config.weights:
         table = selection.write_table(chosen, Path(config.weights))
         print(f"{table}\nrobot-value data label STORE --labeler.type=mined --labeler.table={table}")
@@ -57,6 +63,17 @@ def read(folder: Path) -> Replayed:
     if not parts:
         raise ValueError(f"{folder}: expected the folder of a replay, got one without .parts; run `robot-value replay`")
     return join(sorted(parts, key=lambda part: part.episodes[0].name))
+
+
+def cut(config: Mine, replayed: Replayed, chosen: selection.Selection) -> dict[str, np.ndarray]:
+    """Episode -> control steps int64[G] of its subgoals; without the store, as finely as decisions were made."""
+    if config.store:
+        store = EpisodeStore.open(config.store)
+        return {name: subgoals.of_episode(store.read(name), config.cut) for name in chosen.names}
+    if config.cut.embed:
+        raise flags.FlagError("--cut.embed: expected --store too, where the images are, got none")
+    found = zip(replayed.episodes, subgoals.of_replayed(replayed, config.cut), strict=True)
+    return {episode.name: steps for episode, steps in found if episode.name in set(chosen.names)}
 
 
 def summary(replayed: Replayed, chosen: selection.Selection) -> str:

@@ -43,6 +43,7 @@ class Replay:
     workers: int = 1  # processes that read episodes; 0 reads in this one
     evaluation: bool = True  # estimate the steered policy's success from the log alone
     tables: bool = True  # write decisions.parquet and episodes.parquet (needs pyarrow)
+    rerun: int = 0  # episodes to write as .rrd files for the Rerun viewer: most warnings first, then largest detour
     progress: bool = True  # show a progress bar
     out: str = "outputs/replay"  # folder of the page, results.json and the tables
 
@@ -72,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
         batch_size=config.batch_size,
         workers=config.workers,
     )
-    for path in whole.write(job, Path(config.out), config.tables, config.evaluation, config.progress):
+    for path in whole.write(job, Path(config.out), config.tables, config.evaluation, config.progress, config.rerun):
         print(path)
     return 0
 

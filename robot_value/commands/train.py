@@ -1,4 +1,4 @@
-"""`robot-value train`: a chunk policy, a chunk critic, or both, from an episode store; `train online` keeps learning."""
+"""`robot-value train`: a chunk policy, a chunk critic, or both from an episode store; `train online` keeps learning."""
 
 from __future__ import annotations
 

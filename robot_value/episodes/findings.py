@@ -16,6 +16,8 @@ IDLE = 0.3  # share of steps in which nothing moves, from which on cloning learn
 SATURATED = (0.2, 0.98)  # share of steps at a limit: below it is used, above it a switch that knows nothing between
 OUTSIDE = 0.001  # share of steps outside the limits
 SPIKE = 0.25  # of its range in the whole store that a state dimension leaves for a single frame: the sensor erred
+APART = 5.0  # times what it does in USUAL of the episodes, at least: touch and joint velocities jump at every contact
+USUAL = 0.95  # share of the episodes
 GAP = 5.0  # times a fast change (90th percentile) that most state dimensions make at once: frames are missing
 FROZEN = 10  # equal frames in a row while the state moves
 DARK = 3.0  # mean of a frame's pixels, of 255
@@ -68,6 +70,10 @@ class Finding:
         more = f" and {len(self.episodes) - SHOWN} more" if len(self.episodes) > SHOWN else ""
         where = f" ({', '.join(self.episodes[:SHOWN])}{more})" if self.episodes else ""
         return f"{self.what}{where}: {self.advice}"
+
+
+def counted(episodes: Sequence[str]) -> str:
+    return f"{len(episodes)} episode{'s' * (len(episodes) != 1)}"
 
 
 def measure(name: str, episode: Episode) -> Measures:
@@ -140,11 +146,9 @@ def _outcomes(measures: Sequence[Measures]) -> Iterator[Finding]:
             "all rewards are zero", "label rewards first: `robot-value data label --labeler.type=terminal_success`"
         )
     if unstable := [m.name for m in measures if m.unstable]:
-        yield Finding(f"{len(unstable)} episodes of a simulator that warned", "leave them out", tuple(unstable))
+        yield Finding(f"{counted(unstable)} of a simulator that warned", "leave them out", tuple(unstable))
     if lost := [m.name for m in measures if not m.final_observed and not m.terminated]:
-        yield Finding(
-            f"{len(lost)} episodes end without a last frame", "their last step is not used for values", tuple(lost)
-        )
+        yield Finding(f"{counted(lost)} without a last frame", "their last step is not used for values", tuple(lost))
 
 
 def _repeated(measures: Sequence[Measures]) -> Iterator[Finding]:
@@ -154,13 +158,13 @@ def _repeated(measures: Sequence[Measures]) -> Iterator[Finding]:
     copies = [name for names in same.values() for name in names[1:]]
     if copies:
         advice = "they count twice, and may be in training and validation at once; leave the copies out"
-        yield Finding(f"{len(copies)} episodes are copies of others", advice, tuple(copies))
+        yield Finding(f"{counted(copies)} with the content of another", advice, tuple(copies))
 
 
 def _short(measures: Sequence[Measures]) -> Iterator[Finding]:
     if short := [m.name for m in measures if m.steps < SHORT]:
         advice = "their chunks are mostly padding; were they stopped by accident?"
-        yield Finding(f"{len(short)} episodes have fewer than {SHORT} steps", advice, tuple(short))
+        yield Finding(f"{counted(short)} with fewer than {SHORT} steps", advice, tuple(short))
 
 
 def _actions(spec: Spec, measures: Sequence[Measures]) -> Iterator[Finding]:
@@ -192,12 +196,13 @@ def _motion(spec: Spec, measures: Sequence[Measures]) -> Iterator[Finding]:
         yield Finding(f"nothing moves in {100 * idle:.0f} % of steps", "cloning learns to wait; cut pauses", still)
     if gaps := tuple(m.name for m in measures if m.gap > GAP):
         advice = f"everything that moves goes more than {GAP:g} times as far as it does when it is fast, in one frame"
-        yield Finding(f"frames seem to be missing inside {len(gaps)} episodes", advice, gaps)
-    spread = np.max([m.state_high for m in measures], 0) - np.min([m.state_low for m in measures], 0)
+        yield Finding(f"frames seem to be missing inside {counted(gaps)}", advice, gaps)
+    spiked = _spiked(measures)
+    if spikes := tuple(m.name for m, each in zip(measures, spiked, strict=True) if each.any()):
+        of = ", ".join(name for d, name in enumerate(spec.state_names) if spiked[:, d].any())
+        advice = f"a single frame leaves its neighbours by more than {100 * SPIKE:g} % of the range"
+        yield Finding(f"{counted(spikes)} with spikes in state {of}", advice, spikes)
     for d, name in enumerate(spec.state_names):
-        if spikes := tuple(m.name for m in measures if m.spike[d] > SPIKE * spread[d]):
-            advice = f"a single frame leaves its neighbours by more than {100 * SPIKE:g} % of the range"
-            yield Finding(f"state {name} has spikes in {len(spikes)} episodes", advice, spikes)
         if not any(m.moved[d] for m in measures):
             yield Finding(f"state {name} never changes", "a dead sensor, or a dimension to leave out")
 
@@ -215,14 +220,14 @@ def _pictures(seen: Sequence[Frames]) -> Iterator[Finding]:
                 "it is slower than the control rate; its frames are older than the state beside them",
             )
         if dark := tuple(f.name for f in mine if f.dark > 0.1):
-            yield Finding(f"camera {camera} is black in {len(dark)} episodes", "leave them out", dark)
+            yield Finding(f"camera {camera} is black in {counted(dark)}", "leave them out", dark)
 
 
 def _texts(spec: Spec, measures: Sequence[Measures]) -> Iterator[Finding]:
     tasks = Counter(m.task for m in measures)
     if spec.language and "" in tasks:
         where = tuple(m.name for m in measures if not m.task)
-        yield Finding(f"{tasks['']} episodes have no task text", "a policy that reads it is told nothing", where)
+        yield Finding(f"{counted(where)} without a task text", "a policy that reads it is told nothing", where)
     if len(tasks) > 1 and min(tasks.values()) < 0.05 * len(measures):
         rare, n = tasks.most_common()[-1]
         yield Finding(f"task {rare!r} has {n} of {len(measures)} episodes", "it will hardly be seen in training")
@@ -233,6 +238,13 @@ def _longest(run: np.ndarray) -> int:
     edges = np.flatnonzero(np.diff(np.concatenate([[0], run.astype(np.int8), [0]])))
     lengths = edges[1::2] - edges[::2]
     return int(lengths.max()) + 1 if len(lengths) else 0
+
+
+def _spiked(measures: Sequence[Measures]) -> np.ndarray:
+    """bool[E, S]: where a spike is large beside the range, and beside what the dimension does in other episodes."""
+    spread = np.max([m.state_high for m in measures], 0) - np.min([m.state_low for m in measures], 0)
+    spike = np.array([m.spike for m in measures])
+    return (spike > SPIKE * spread) & (spike > APART * np.quantile(spike, USUAL, axis=0, method="lower"))
 
 
 def _spike(states: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from ..replay.replayed import Replayed
 from ..replay.scribe import Moment, replay
 from ..statistics import Interval
 from ..steering.steerer import Steerer
-from ..types import Decision, Episode, Observation, Spec
 from . import bound, doubly_robust, fqe, importance
 from .chunks import Chunks, Target, chunks
 from .support import Support, findings, support
@@ -138,43 +137,8 @@ def watch(
     every = every or steerer.execute
     if steerer.execute % every:
         raise ValueError(f"every: expected a part of the {steerer.execute} steps that are executed, got {every}")
-    robot = LoggedRobot(Undecided(log), names, batch_size, steerer.policy.spec.n_obs_steps)
+    robot = LoggedRobot(log, names, batch_size, steerer.policy.spec.n_obs_steps, every)
     try:
-        return replay(robot, Often(steerer, every), onlookers=(Seen(steerer.policy),), progress=progress)
+        return replay(robot, steerer, onlookers=(Seen(steerer.policy),), progress=progress)
     finally:
         robot.close()
-
-
-@dataclass(frozen=True)
-class Undecided:
-    """A log without its recorder's decisions: whoever replays says when the next one is due."""
-
-    log: Log
-
-    @property
-    def spec(self) -> Spec:
-        return self.log.spec
-
-    def names(self) -> list[str]:
-        return self.log.names()
-
-    def read(self, name: str) -> Episode:
-        return replace(self.log.read(name), decisions=())
-
-
-class Often:
-    """Stands where a Steerer stands: the same decisions, asked for again after `every` steps."""
-
-    def __init__(self, steerer: Steerer, every: int) -> None:
-        self.steerer, self.every = steerer, every
-        self.policy, self.critic, self.execute = steerer.policy, steerer.critic, steerer.execute
-
-    def check(self, spec: Spec) -> None:
-        self.steerer.check(spec)
-
-    def reset(self, rows: Sequence[int] | None = None) -> None:
-        self.steerer.reset(rows)
-
-    def __call__(self, observation: Observation, active: np.ndarray | None = None) -> Decision:
-        decision = self.steerer(observation, active)
-        return replace(decision, execute=np.full_like(decision.execute, self.every))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,25 +26,6 @@ from ..types import Scores, Situation
 from .scribe import Moment
 
 SLOW = ("climb",)  # arms that ask the critic anew, with gradients: about 20 times what scoring the candidates costs
-
-
-@dataclass(frozen=True)
-class Draws:
-    """A decision's generators, made when a selector draws: few do, and making them takes longer than choosing."""
-
-    seed: int
-    episode: np.ndarray  # int64[B]
-    step: np.ndarray  # int64[B]
-
-    def __len__(self) -> int:
-        return len(self.episode)
-
-    def __getitem__(self, row: int) -> np.random.Generator:
-        return self._made[row]
-
-    @cached_property
-    def _made(self) -> list[np.random.Generator]:
-        return randomness.generators(self.seed, self.episode, self.step, "select")
 
 
 def comparable(n: int, temperature: float, critics: Sequence[str], slow: bool = False) -> list[Arm]:
@@ -113,7 +93,7 @@ class Alternatives:
         start_step = observation.step + observation.committed
         previous = memory.recall(observation, start_step)
         situation = Situation(
-            generators=Draws(steerer.seed, observation.episode, observation.step),
+            generators=randomness.Draws(steerer.seed, observation.episode, observation.step, "select"),
             finite=proposal.finite,
             previous=None if previous is None else torch.from_numpy(previous),
             context=_context(moment, arm),

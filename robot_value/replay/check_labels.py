@@ -1,10 +1,11 @@
-"""Does an episode end like those of its own label? Confident learning (arXiv 1911.00068) on final states and pictures.
+"""Does an episode end like those of its own label? Confident learning (arXiv 1911.00068) on how and when they end.
 
     p_e = P(success | end of episode e), logistic in z and z^2 (z standardised), fitted to the other folds' episodes
     suspect: odds for the other label > ODDS
 
 The weights' prior is narrow where a feature alone says little (adaptive ridge, after Zou 2006). Fitted twice: the
-second time without the episodes whose label the first fit did not believe. `label_errors` asks a critic instead.
+second time without the episodes whose label the first fit did not believe. No critic is asked: one that was trained on
+these labels has learned the wrong ones, too (`label_errors` ranks what it says, for mining).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit
 
-from ..episodes.findings import Finding
+from ..episodes.findings import Finding, counted
 from .survey import Trace
 
 FOLDS = 5
@@ -32,17 +33,23 @@ def check_labels(traces: Sequence[Trace]) -> list[Finding]:
         return []
     odds = mislabel_odds(endings(known), success)
     found = []
-    for label, word in ((True, "success"), (False, "failure")):
+    for label, word, other in ((True, "success", "failure"), (False, "failure", "success")):
         names = tuple(known[i].name for i in np.flatnonzero((odds > ODDS) & (success == label)))
         if names:
-            what = f"{len(names)} episodes are labelled {word} and end like the others"
+            what = f"{counted(names)} labelled {word}, ending like a {other}"
             found.append(Finding(what, "look at their ends, and correct the label", names))
     return found
 
 
 def endings(traces: Sequence[Trace]) -> np.ndarray:
-    """float64[E, F], standardised with squares; the state is the last one that was recorded."""
-    raw = np.stack([np.concatenate([trace.states[-1], trace.picture]) for trace in traces]).astype(np.float64)
+    """float64[E, F], standardised with squares: the last state and picture, the length, and whether time ran out.
+
+    Where operators end failures as they like, when an episode ended tells nothing, and weighs nothing.
+    """
+    steps = np.array([len(trace.actions) for trace in traces])
+    when = np.stack([steps, steps == steps.max()], 1)
+    raw = np.array([np.concatenate([trace.states[-1], trace.picture]) for trace in traces], np.float64)
+    raw = np.concatenate([raw, when], 1)
     middle, spread = np.median(raw, 0), raw.std(0)
     z = np.clip((raw - middle) / np.maximum(spread, 1e-9), -CLIP, CLIP)[:, spread > 1e-6]
     return np.concatenate([z, z**2], 1)

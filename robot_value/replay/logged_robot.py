@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -35,16 +36,21 @@ class Playing:
 
     def chunk(self, step: int, horizon: int) -> tuple[np.ndarray, int]:
         """float32[H, A] that was executed from `step` on, the last action repeated past the end, and its length."""
-        first = min(step, len(self.episode) - 1)  # a robot whose episode has ended is looked at, too
-        actions = self.episode.actions[first : first + horizon]
-        return np.pad(actions, ((0, horizon - len(actions)), (0, 0)), mode="edge"), len(actions)
+        last = len(self.episode) - 1
+        first = min(step, last)  # a robot whose episode has ended is looked at, too
+        return self.episode.actions[np.minimum(np.arange(first, first + horizon), last)], min(horizon, last + 1 - first)
 
     def due(self, execute: int, every: int | None) -> int:
         """Control step of the decision after this one."""
-        logged = () if every else [int(d.start_step[0]) for d in self.episode.decisions]
-        later = [t for t in logged if t > self.at]
-        following = later[0] if later else len(self.episode) if logged else self.at + max(1, every or execute)
-        return min(following, len(self.episode))
+        if every or not len(self.starts):
+            return min(self.at + max(1, every or execute), len(self.episode))
+        later = self.starts[np.searchsorted(self.starts, self.at, "right") :]
+        return min(int(later[0]), len(self.episode)) if len(later) else len(self.episode)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """int64[decisions], control step at which each logged decision took effect."""
+        return np.array([int(decision.start_step[0]) for decision in self.episode.decisions], np.int64)
 
 
 class LoggedRobot:
@@ -89,19 +95,15 @@ class LoggedRobot:
             camera.name: np.zeros((self.batch_size, longest, camera.height, camera.width, 3), np.uint8)
             for camera in spec.cameras
         }
+        frames = self._frames(np.arange(1, longest + 1))
         for i, (row, k) in enumerate(zip(self.rows, steps, strict=True)):
-            episode, now = row.episode, slice(row.at, row.at + k)
-            after = np.minimum(np.arange(row.at, row.at + k) + 1, len(episode.states) - 1)  # the last there is
-            states[i, :k], executed[i, :k], rewards[i, :k] = (
-                episode.states[after],
-                episode.actions[now],
-                episode.rewards[now],
-            )
+            episode, now, after = row.episode, slice(row.at, row.at + k), frames[i, :k]
+            states[i, :k], executed[i, :k] = episode.states[after], episode.actions[now]
+            rewards[i, :k], valid[i, :k] = episode.rewards[now], True
             commanded[i, :k] = (episode.actions if episode.commanded is None else episode.commanded)[now]
             source[i, :k] = 0 if episode.source is None else episode.source[now]
             for name, pixels in episode.images.items():
                 images[name][i, :k] = pixels[after]
-            valid[i, :k] = True
             row.at += k
         ended = np.array([row.done for row in self.rows])
         terminated = ended & [row.episode.terminated for row in self.rows]
@@ -124,14 +126,12 @@ class LoggedRobot:
         self.log.close()
 
     def _observe(self) -> Observation:
-        histories = [_history(row, self.n_obs_steps) for row in self.rows]
+        seen = list(zip(self.rows, self._frames(np.arange(1 - self.n_obs_steps, 1)), strict=True))
         at = np.array([row.at for row in self.rows], np.int64)
         return Observation(
-            state=np.stack([row.episode.states[frames] for row, frames in zip(self.rows, histories, strict=True)]),
+            state=np.stack([row.episode.states[frames] for row, frames in seen]),
             images={
-                camera.name: np.stack(
-                    [row.episode.images[camera.name][frames] for row, frames in zip(self.rows, histories, strict=True)]
-                )
+                camera.name: np.stack([row.episode.images[camera.name][frames] for row, frames in seen])
                 for camera in self.spec.cameras
             },
             task=tuple(row.episode.task for row in self.rows),
@@ -142,16 +142,15 @@ class LoggedRobot:
             committed=np.zeros(self.batch_size, np.int64),
         )
 
+    def _frames(self, offset: np.ndarray) -> np.ndarray:
+        """int64[B, .], those at offset [.] from each robot's; before the first and after the last frame, that one."""
+        at, last = np.array([(row.at, len(row.episode.states) - 1) for row in self.rows]).T
+        return np.clip(at[:, None] + offset, 0, last[:, None])
+
 
 def _key(episode: Episode, number: int) -> int:
     seed = episode.provenance.get("seed")
     return seed if isinstance(seed, int) else number
-
-
-def _history(row: Playing, length: int) -> np.ndarray:
-    """int64[O], frames up to the one of the next decision; before the start the first one is repeated."""
-    now = min(row.at, len(row.episode.states) - 1)
-    return np.clip(np.arange(now - length + 1, now + 1), 0, None)
 
 
 def differences(logged: Decision, again: Decision) -> str:

@@ -70,6 +70,7 @@ class Ahead:
     depth: int  # episodes that are read, or wait, beyond the one that was asked for
     pool: Executor
     fetch: Callable[[str], Episode]  # in the pool
+    lends_a_hand: bool = False  # what nobody has begun to read when it is asked for, is read by whoever asks
     reading: dict[str, Future[Episode]] = field(default_factory=dict)
 
     @classmethod
@@ -79,7 +80,7 @@ class Ahead:
         """Read by `workers` processes that open the log themselves, or, without any, by a thread of this one."""
         if opener is None or not workers:
             return cls(log, tuple(order), depth, ThreadPoolExecutor(1, "episodes"), log.read)
-        return cls(log, tuple(order), depth, process_pool(workers), _Elsewhere(opener))
+        return cls(log, tuple(order), depth, process_pool(workers), _Elsewhere(opener), lends_a_hand=True)
 
     @property
     def spec(self) -> Spec:
@@ -106,7 +107,8 @@ class Ahead:
         if name not in self._place:
             return self.log.read(name)
         self.begin(name)
-        return self.reading.pop(name).result()
+        reading = self.reading.pop(name)
+        return self.log.read(name) if self.lends_a_hand and reading.cancel() else reading.result()
 
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..episodes.findings import Finding
+from ..episodes.findings import Finding, counted
 from .label_errors import LabelError, label_errors
 from .moments import Mark, action_surprise, top, value_surprise
 from .onsets import Onsets, onsets
@@ -73,11 +73,6 @@ def mine(replayed: Replayed, critic: str | None = None, config: Config = Config(
 
 
 def _findings(mined: Mined) -> Iterator[Finding]:
-    for said, seen in ((True, "failures"), (False, "successes")):
-        if names := tuple(error.episode for error in mined.label_errors if error.success is said):
-            what = (
-                f"{len(names)} episodes labelled {'success' if said else 'failure'} end as {seen} do, says the critic"
-            )
-            yield Finding(what, "look at their last frames and correct the labels", names)
+    """Wrong labels are warned about by check_labels, which asks no critic."""
     if repeated := mined.redundancy.repeated:
-        yield Finding(f"{len(repeated)} episodes repeat another one almost exactly", "keep one of each", repeated)
+        yield Finding(f"{counted(repeated)} almost exactly like another one", "keep one of each", repeated)

@@ -7,25 +7,40 @@ from pathlib import Path
 
 import numpy as np
 
-from .report import Report
+from ..episodes.durable import replace_file
+from .report import Report, detour
 
 
 def write_rrd(folder: Path, report: Report, numbers: Sequence[int] | None = None) -> list[Path]:
-    """One file per episode, all without `numbers`. Raises ImportError with what to install."""
+    """One file per episode, all without `numbers`; older ones go. Raises ImportError with what to install."""
     try:
         import rerun
     except ImportError as error:
         raise ImportError("writing .rrd files needs rerun-sdk: pip install 'robot_value[rerun]'") from error
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("episode_*.rrd"):
+        old.unlink()
     numbers = range(len(report.replayed.episodes)) if numbers is None else numbers
     return [_write(rerun, folder / f"episode_{number:06d}.rrd", report, number) for number in numbers]
+
+
+def worth_a_look(report: Report, count: int) -> list[int]:
+    """Numbers of `count` episodes: those that most warnings name, among equals those with the largest detour."""
+    index = {episode.name: number for number, episode in enumerate(report.replayed.episodes)}
+    named = np.zeros(len(index))
+    for finding in report.findings:
+        for name in index.keys() & set(finding.episodes):
+            named[index[name]] += 1
+    away = np.zeros(len(index))
+    np.maximum.at(away, report.replayed.episode, np.nan_to_num(detour(report.replayed)))
+    return np.lexsort((-away, -named))[:count].tolist()
 
 
 def _write(rerun, path: Path, report: Report, number: int) -> Path:
     replayed, facts = report.replayed, report.replayed.episodes[number]
     episode, rows = report.log.read(facts.name), replayed.rows(number)
     stream = rerun.RecordingStream("robot_value", recording_id=facts.name, send_properties=False)
-    stream.save(path)
+    written = stream.binary_stream()
 
     def columns(entity: str, steps: np.ndarray, values: np.ndarray, names: Sequence[str]) -> None:
         """values float[steps, names] on both timelines."""
@@ -52,8 +67,7 @@ def _write(rerun, path: Path, report: Report, number: int) -> Path:
         for step, picture in enumerate(pixels):
             _at(stream, step, spec.dt)
             stream.log(f"cameras/{camera}", rerun.Image(picture).compress())
-    stream.flush()
-    stream.disconnect()
+    replace_file(path, written.read())
     return path
 
 

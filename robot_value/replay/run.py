@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from .outliers import States
 from .page import write_page
 from .replayed import Replayed, join
 from .report import Report
+from .rerun_export import worth_a_look, write_rrd
 from .scribe import Onlooker, replay
 from .sensitivity import Shuffle
 
@@ -62,9 +63,18 @@ class Pass:
     trained: Trained
 
 
-def write(job: Job, out: Path, with_tables: bool = True, evaluation: bool = True, progress: bool = True) -> list[Path]:
+def write(
+    job: Job,
+    out: Path,
+    with_tables: bool = True,
+    evaluation: bool = True,
+    progress: bool = True,
+    rerun: int = 0,  # episodes that become .rrd files
+) -> list[Path]:
     """Everything into the folder `out`; returns the files to look at, the page first."""
     began = time.monotonic()
+    if rerun and find_spec("rerun") is None:
+        raise ValueError("rerun: expected rerun-sdk, got none; `pip install 'robot_value[rerun]'`, or go without it")
     if with_tables and find_spec("pyarrow") is None:
         raise ValueError("tables: expected pyarrow, got none; `pip install pyarrow`, or go without by --tables=false")
     log = Ahead.of(job.opener(), job.names, job.batch_size, job.opener, job.workers)
@@ -72,8 +82,11 @@ def write(job: Job, out: Path, with_tables: bool = True, evaluation: bool = True
         log.begin(job.names[0])  # while the models are loaded
         found = play(job, log, out / ".parts", onlookers, progress)
         said = diagnoses.all_of(found.replayed, log, evaluation)
-        page = write_page(out, report(job, log, found, said), progress=progress)
-    made = [page, results.write(out / "results.json", figures(job, found, said, provenance(began)))]
+        about = report(job, log, found, said)
+        made = [write_page(out, about, progress=progress)]
+        if rerun:
+            made += write_rrd(out / "rerun", replace(about, log=log.log), worth_a_look(about, rerun))
+    made.append(results.write(out / "results.json", figures(job, found, said, provenance(began))))
     if with_tables:
         made.append(tables.write(tables.decisions(found.replayed), out / "decisions.parquet"))
         made.append(tables.write(tables.episodes(found.replayed), out / "episodes.parquet"))

@@ -155,8 +155,8 @@ class Scribe:
         """With the decisions that the recorder logged at the same steps."""
         for row in np.flatnonzero(moment.live):
             playing, t = moment.playing[row], int(moment.observation.step[row])
-            for logged in playing.episode.decisions:
-                if int(logged.start_step[0]) == t:
+            for logged, start in zip(playing.episode.decisions, playing.starts, strict=True):
+                if start == t:
                     self.compared += 1
                     if line := differences(logged, of_row(moment.decision, row)):
                         self.unequal.append(f"{self.robot.names[playing.number]} step {t}: {line}")

@@ -18,6 +18,7 @@ import numpy as np
 from ..types import SOURCES, Episode
 from .replayed import Replayed
 from .report import Report, detour
+from .subgoals import of_episode
 
 POINTS = 400  # of a trace; longer ones are thinned
 DIGITS = 4  # of a score
@@ -70,6 +71,7 @@ def timeline(report: Report, number: int, pictures: Pictures) -> dict[str, Any]:
         "at": kept.tolist(),
         "states": packed(episode.states[kept]),
         "actions": packed(episode.actions[kept]),
+        "subgoals": of_episode(episode).tolist(),
         "decisions": _decisions(report, replayed, replayed.rows(number)),
         "marks": [[int(mark.step), mark.what] for mark in report.marks if mark.episode == number],
         "notes": list(report.notes.get(facts.name, ())),

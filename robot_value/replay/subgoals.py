@@ -9,12 +9,16 @@ distance is noise. phi is the state, or any function of images.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..labels.callables import checked, load_function
 from ..labels.frames import camera_frames
+from ..results import write_atomic
 from ..types import Episode
 from .replayed import Replayed
 
@@ -40,6 +44,11 @@ def of_replayed(replayed: Replayed, config: Config = Config()) -> tuple[np.ndarr
     rows = [replayed.rows(e) for e in range(len(replayed.episodes))]
     shortest = max(1, config.shortest // replayed.execute)
     return tuple(replayed.step[r][subgoals(states[r], config.tolerance, shortest)] for r in rows)
+
+
+def write(path: Path, found: Mapping[str, np.ndarray]) -> Path:
+    """JSON: an episode's name -> its subgoals, control steps. Whole or not at all."""
+    return write_atomic(path, json.dumps({name: steps.tolist() for name, steps in found.items()}) + "\n")
 
 
 def subgoals(vectors: np.ndarray, tolerance: float = 0.05, shortest: int = 5) -> np.ndarray:

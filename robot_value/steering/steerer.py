@@ -199,7 +199,7 @@ class Steerer:
     ) -> Situation:
         previous = self._memory.recall(observation, start_step)
         return Situation(
-            generators=randomness.generators(self.seed, observation.episode, observation.step, "select"),
+            generators=randomness.Draws(self.seed, observation.episode, observation.step, "select"),
             finite=proposal.finite,
             previous=None if previous is None else torch.from_numpy(previous).to(proposal.chunks.device),
             context=critic_context,

@@ -69,9 +69,9 @@ function gridline(tick, y, width) {
     shape('text', { x: MARGIN.left - 6, y: y + 4, 'text-anchor': 'end' }, number(tick))];
 }
 
-// Rows under the charts: why it was decided, who decided, rewards, marks, and the axis of time.
+// Rows under the charts: why it was decided, who decided, rewards, marks, the way to each subgoal, and the axis of time.
 function stripPanel(timeline, sx, width) {
-  const { decisions, rewards, sources, marks, steps } = timeline;
+  const { decisions, rewards, sources, marks, subgoals, steps } = timeline;
   const until = (d) => (d + 1 < decisions.step.length ? decisions.step[d + 1] : steps);
   const rows = [['decision', decisions.step.map((t, d) => [t, until(d), `c${decisions.reason[d] % COLOURS}`, decisions.reasons[decisions.reason[d]]])]];
   if (sources.length) rows.push(['driver', sources.map(([a, b, who]) => [a, b, who, who])]);
@@ -79,6 +79,10 @@ function stripPanel(timeline, sx, width) {
     rows.push(['reward', rewards.map(([t, r]) => [t, t + 1, r > 0 ? 'gain' : 'loss', `reward ${r} at step ${t}`])]);
   }
   if (marks.length) rows.push(['look', marks.map(([t, what]) => [t, t + 1, 'mark', what])]);
+  if (subgoals.length > 1) {
+    const from = (i) => (i ? subgoals[i - 1] : 0);
+    rows.push(['subgoal', subgoals.map((t, i) => [from(i), t, `part${i % 2}`, `to subgoal ${i + 1}, reached at ${seconds(t)}`])]);
+  }
   const height = rows.length * 22 + 26;
   const drawing = shape('svg', { width, height, role: 'img', 'aria-label': 'decisions, rewards and marks over the episode' });
   rows.forEach(([title, spans], i) => {

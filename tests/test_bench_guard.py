@@ -1,0 +1,42 @@
+"""The guard's benchmark: its random streams find nothing in the guard, and find what is taken away from it."""
+
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import guard_properties
+
+from robot_value import braking
+from robot_value.safety import Limits
+
+
+def test_a_thousand_random_periods_break_no_limit_while_the_arm_really_moves():
+    found = guard_properties.run(1000, seed=1)
+    assert found["violations"] == 0 and found["commands"] > 900 and found["moving"] > 200
+
+
+# mutation: in guard_properties.judge leave out the jerk.
+def test_without_one_of_its_checks_the_same_streams_find_violations():
+    def careless(self, position, v, braking_step, wanted, dims):
+        return wanted[dims]
+
+    with patch.object(braking.Brakes, "_safe", careless):
+        assert guard_properties.run(1000, seed=1)["violations"] > 0
+    with patch.object(braking, "_brake", lambda v, a, most: -np.copysign(np.minimum(np.abs(v), most), v)):
+        assert guard_properties.run(500, seed=1)["violations"] > 0
+
+
+def test_the_judge_names_the_first_command_beyond_each_limit():
+    limits = Limits([-1.0], [1.0], [1.0], [5.0], [100.0])
+    for path, first in (
+        ([[0.0], [0.0], [1.1]], 2),
+        ([[0.0], [np.nan]], 0),
+        ([[0.0], [0.0], [0.0], [0.0009]], 3),  # jerk: 0.0009 / 8e-6 = 112
+        ([[0.0], [0.0007], [0.0021], [0.0035]], 1000),
+    ):
+        bad = guard_properties.judge(np.array(path), limits, 0.02) > 1e-6
+        assert (int(bad.argmax()) if bad.any() else 1000) == first, path
