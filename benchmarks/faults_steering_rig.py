@@ -105,12 +105,12 @@ class SteeringRig(Rig):
         from std_msgs.msg import String, UInt8MultiArray
         from trajectory_msgs.msg import JointTrajectory
 
-        from robot_value.ros_nodes.managed import COMMAND, RECORD, SENSOR
+        from robot_value.ros_nodes.managed import COMMAND, EPISODES, RECORD, SENSOR
 
         super()._connect()
         self.episode, self._string = 0, String
         self.images = Proxy(self.graph, Image, "/real/front", "/front/image_raw", SENSOR)
-        self.episodes = self.graph.publisher(String, "episode", RECORD)
+        self.episodes = self.graph.publisher(String, "episode", EPISODES)
         self.decisions = self.graph.listen(UInt8MultiArray, "decision", RECORD)
         self.planned = self.graph.listen(JointTrajectory, "plan", COMMAND)
 

@@ -208,22 +208,23 @@ def critic_updates(found: dict[str, Any]) -> list[str]:
 
 
 def planted_bugs(found: dict[str, Any]) -> list[str]:
-    """Precision / recall per bug and log; a log's pictures are beside its numbers."""
-    rows = sorted(found["rows"], key=lambda row: not row["held_out"])
-    logs = dict.fromkeys((row["log"].removesuffix("_camera"), row["held_out"]) for row in rows)
-    head = ["bug", *(f"{log}{', held out' if held_out else ''}" for log, held_out in logs)]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for bug in dict.fromkeys(row["bug"] for row in rows):
-        cells = [[r for r in rows if r["bug"] == bug and r["log"].removesuffix("_camera") == log] for log, _ in logs]
-        name = "none: warnings per 100 episodes" if bug == "none" else bug
-        lines.append(f"| {' | '.join([name, *('; '.join(map(_found, mine)) for mine in cells)])} |")
+    """Precision / recall per log and bug; held-out logs first, those of the round before last."""
+    rows = [(row, "held out" if row["held_out"] else "development") for row in found["rows"]]
+    rows.sort(key=lambda labelled: labelled[1] != "held out")
+    rows += [(row, "held out in round 1") for row in found["earlier"]["rows"]] if found["earlier"] else []
+    bugs = list(dict.fromkeys(row["bug"] for row, _ in rows))
+    heads = ["log", *("none: warnings per 100 episodes" if bug == "none" else bug for bug in bugs)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for log, label in dict.fromkeys((row["log"], label) for row, label in rows):
+        cells = {row["bug"]: _found(row) for row, of in rows if (row["log"], of) == (log, label)}
+        lines.append(f"| {' | '.join([f'{log}, {label}', *(cells.get(bug, '') for bug in bugs)])} |")
     return lines
 
 
 def _found(row: dict[str, Any]) -> str:
     """Bold where it is less than was asked."""
     if row["bug"] == "none":
-        text = f"{row['per_100']:.1f}{' (pictures)' if row['log'].endswith('_camera') else ''}"
+        text = f"{row['per_100']:.1f}"
     else:
         text = " / ".join(f"{row[name]['mean']:.2f}" if row[name] else "-" for name in ("precision", "recall"))
     return text if row["passed"] else f"**{text}**"

@@ -55,7 +55,7 @@ def action_sign(log: MemoryLog, rng: np.random.Generator) -> Bug:
 def sensor_sign(log: MemoryLog, rng: np.random.Generator) -> Bug:
     """Of a joint's position and velocity; of the hand's position where joints are not recorded."""
     names = log.spec.state_names
-    joints = [n for n in names if n.startswith("joint_") and not n.endswith("velocity")]
+    joints = [n for n in names if n.startswith(("joint_", "robot0_joint_pos_")) and not n.endswith("velocity")]
     chosen = str(rng.choice(joints or [n for n in names if n.startswith("robot0_eef_pos")]))
     sign = _signs(len(names), [d for d, name in enumerate(names) if name in (chosen, f"{chosen}_velocity")])
     return Bug("has the other sign", lambda episode: replace(episode, states=episode.states * sign))

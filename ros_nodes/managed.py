@@ -28,6 +28,8 @@ SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, history=
 COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # volatile: a late joiner gets no old command
 RECORD = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)  # nothing is left out
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Late joiners learn what has just begun: who discovers whom first never decides whether an episode is played.
+EPISODES = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 QOS = {"sensor": SENSOR, "command": COMMAND, "record": RECORD, "latched": LATCHED}
 
 TOO_MANY, WITHIN = 3, 10.0  # exceptions of callbacks, s: then the node deactivates itself

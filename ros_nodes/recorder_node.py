@@ -33,7 +33,7 @@ from robot_value.resampling import Received
 from robot_value.topics import load
 
 from .health import ERROR, OK, WARN, Finding
-from .managed import LATCHED, RECORD, ManagedNode, run
+from .managed import EPISODES, LATCHED, RECORD, ManagedNode, run
 from .parameters import number
 from .raw import header, is_stamped, message_type
 
@@ -132,9 +132,9 @@ class Recorder:
     def _connect(self, types: dict[str, Any]) -> None:
         """What comes first in the order of subscriptions is heard first where several wait: steps before rewards."""
         node, master = self.node, self.master
-        self._publisher = node.create_publisher(String, "episode", EVENTS)
+        self._publisher = node.create_publisher(String, "episode", EPISODES)
         self._made.append((node.destroy_publisher, self._publisher))
-        self._hear("episode", String, EVENTS, self._on_episode)
+        self._hear("episode", String, EPISODES, self._on_episode)
         if self.config.steered:
             self._hear("step", UInt8MultiArray, RECORD, self._on_step)
             self._hear("decision", UInt8MultiArray, RECORD, self._on_decision)

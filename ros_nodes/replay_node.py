@@ -24,7 +24,7 @@ from robot_value.resampling import SECOND
 from robot_value.topics import load
 
 from .health import OK, WARN, Finding
-from .managed import RECORD, ManagedNode, run
+from .managed import EPISODES, RECORD, ManagedNode, run
 from .parameters import number
 from .raw import message_type
 
@@ -67,7 +67,7 @@ class Replay:
         types = {entry.topic: message_type(entry.type) for entry in self.topics.observed}
         self.outputs = {topic: node.create_publisher(kind, topic, qos) for topic, kind in types.items()}
         self.executed = node.create_publisher(JointTrajectory, "executed", RECORD)
-        self.events = node.create_publisher(String, "episode", EVENTS)
+        self.events = node.create_publisher(String, "episode", EPISODES)
         for publisher in (*self.outputs.values(), self.executed, self.events):
             self._made.append((node.destroy_publisher, publisher))
         self.steps = node.listen(UInt8MultiArray, "step", self._on_step, RECORD)

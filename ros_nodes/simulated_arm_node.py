@@ -20,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from robot_value.deploy.lookout import Lookout
 from robot_value.deploy.simulated_arm import SimulatedArm
+from robot_value.deploy.ticking import parse_event
 from robot_value.deploy.topics_writer import COMMANDS, topics_of
 from robot_value.resampling import SECOND, Received
 from robot_value.scenarios import Part
@@ -27,10 +28,11 @@ from robot_value.topics import IMAGE, JOINT_STATE, JOINT_TRAJECTORY, Numbers, To
 from robot_value.wire import WireError, parse_plan
 
 from .health import ERROR, OK, WARN, Finding
-from .managed import COMMAND, RECORD, SENSOR, ManagedNode, run
+from .managed import COMMAND, EPISODES, RECORD, SENSOR, ManagedNode, run
 from .parameters import number
 
 COMMANDED = {JOINT_TRAJECTORY: JointTrajectory, COMMANDS: Float64MultiArray}
+REPEAT = 1.0  # s without a command after which a lock-step arm says its state again
 FLIPPED = {"rgb8": 1, "bgr8": -1}
 
 
@@ -72,6 +74,7 @@ class SimulatedArmNode:
             self._undo.append(self._log.close)
         self._open()
         self.episode, self.step = -1, 0
+        self._waited_at = (-1, 0)
         self.arm.reset("", self.config.seed)
 
     def activate(self) -> None:
@@ -103,7 +106,7 @@ class SimulatedArmNode:
     def _told(self, message: String) -> None:
         """A new episode: the scene jumps to its start."""
         said = json.loads(message.data)
-        if said["event"] != "start":
+        if said["event"] != "start" or parse_event(message.data).start.late():
             return
         self.episode, self.step, self._cheered = said["episode"], 0, False
         self.arm.reset(said.get("task", ""), said["seed"])
@@ -132,6 +135,13 @@ class SimulatedArmNode:
         self._say("success", Bool, bool(frame.success))  # both before the state: they carry no step
         self._publish()
 
+    def _repeat(self) -> None:
+        """In lock-step nobody goes on without a state: whoever was found too late to hear it gets it again."""
+        now = (self.episode, self.step)
+        if now == self._waited_at and self.episode >= 0 and self.node.active and not self.arm.over:
+            self._publish()
+        self._waited_at = now
+
     def _tick(self) -> None:
         now, over = time.monotonic_ns(), self.arm.over
         frame = self.arm.tick(now)
@@ -155,9 +165,11 @@ class SimulatedArmNode:
         events = {"reward": Float32, "success": Bool}
         told = {key: self.topics.events[key].topic for key in events if key in self.topics.events}
         self._events = {key: self._publisher(events[key], topic, RECORD) for key, topic in told.items()}
-        self._listen(String, "episode", self._told, RECORD)
+        self._listen(String, "episode", self._told, EPISODES)
         if lockstep:
             self._listen(JointTrajectory, "executed", self._executed, RECORD)
+            timer = self.node.every(REPEAT, self._repeat)
+            self._undo.append(lambda: self.node.destroy_timer(timer))
         commands = RECORD if self._log else COMMAND  # the newest counts; a log misses none
         for entry in () if lockstep else self.topics.action:
             self._listen(COMMANDED[entry.type], entry.topic, lambda m, entry=entry: self._command(entry, m), commands)

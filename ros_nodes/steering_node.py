@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from std_msgs.msg import Bool, String, UInt8MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -32,11 +32,10 @@ from robot_value.types import Decision
 
 from .arm_robot import AHEAD, SYNC, ArmRobot, Driving
 from .health import ERROR, OK, WARN, Finding
-from .managed import COMMAND, RECORD, SENSOR, ManagedNode, run
+from .managed import COMMAND, EPISODES, RECORD, SENSOR, ManagedNode, run
 from .parameters import number
 from .raw import is_stamped, message_type
 
-EPISODES = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 JOIN = 2.0  # s that cleanup waits for a decision that is being made
 
 
@@ -168,7 +167,9 @@ class Steering:
         except ValueError as error:
             self.node.get_logger().warning(str(error))
             return
-        if event.start is not None and self.node.active:
+        if event.start is not None and event.start.late():
+            self.node.get_logger().warning(f"episode {event.episode} began too long ago to be played from its start")
+        elif event.start is not None and self.node.active:
             self.robot.turn.begin(event.start)
         elif event.start is None:
             self.robot.turn.end(event.why, event.episode)

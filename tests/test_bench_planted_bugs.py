@@ -12,7 +12,7 @@ from recorded import make_episode, make_spec
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import bench_planted_bugs as bench
-from bench_planted_bugs import CLEAN, Cell, again, cell, judged, summary, table
+from bench_planted_bugs import CLEAN, FROZEN, LABELS, Cell, again, cell, judged, planting, summary, table
 from planted_bugs import BUGS, MemoryLog, frozen_camera, plant
 from planted_logs import LOGS, Log, Size
 
@@ -81,7 +81,7 @@ def test_a_bug_in_the_whole_log_is_one_warning_and_one_about_some_episodes_is_no
 
 def test_a_row_has_precision_and_recall_over_all_seeds_and_fails_below_what_is_asked():
     cells = [
-        cell("can", "action sign", seed, [Finding("action x", "", names)], list("abc"), {"a", "b"}, "action")
+        cell("lift_joint", "action sign", seed, [Finding("action x", "", names)], list("abc"), {"a", "b"}, "action")
         for seed, names in enumerate([("a", "b"), ("a", "c")])
     ]
     (row,) = summary(cells)
@@ -126,3 +126,9 @@ def test_no_held_out_log_is_a_development_log():
 
     assert not made_of(True) & made_of(False)
     assert {log.pictures for log in LOGS if log.held_out} == {True, False}
+
+
+def test_labels_are_swapped_only_where_both_are_known_and_cameras_frozen_only_where_there_are_some():
+    planted = {log.name: {bug for bug, _ in planting(log, Size(critics=0))} for log in LOGS}
+    assert LABELS not in planted["scene-task1"] and LABELS in planted["puzzle-3x3-task1"]  # mutation: `or` for `and`
+    assert [name for name, bugs in planted.items() if FROZEN in bugs] == [log.name for log in LOGS if log.pictures]

@@ -30,7 +30,7 @@ class Robot:
         from std_msgs.msg import Bool, Float32, String, UInt8MultiArray
         from trajectory_msgs.msg import JointTrajectory
 
-        from robot_value.ros_nodes.managed import RECORD
+        from robot_value.ros_nodes.managed import EPISODES, RECORD
 
         sensor = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.graph, self.store, self.seq = graph, store, 0
@@ -48,7 +48,7 @@ class Robot:
                 ("/wrist", Image, sensor),
                 ("/reward", Float32, 10),
                 ("/success", Bool, 10),
-                ("episode", String, 50),
+                ("episode", String, EPISODES),
             )
         }
         self.events = graph.listen(String, "episode", 50)

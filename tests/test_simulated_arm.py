@@ -256,13 +256,13 @@ def lockstep(graph, parameters, seeds, actions):
     from std_msgs.msg import Bool, String
     from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-    from robot_value.ros_nodes.managed import RECORD
+    from robot_value.ros_nodes.managed import EPISODES, RECORD
 
     mapping = topics.load(parameters["topics"])
     heard = {entry.topic: graph.listen(JointState, entry.topic, RECORD) for entry in mapping.state}
     heard |= {entry.topic: graph.listen(Image, entry.topic, RECORD) for entry in mapping.cameras}
     successes = graph.listen(Bool, "/success", RECORD)
-    tell, executed = graph.publisher(String, "episode", RECORD), graph.publisher(JointTrajectory, "executed", RECORD)
+    tell, executed = graph.publisher(String, "episode", EPISODES), graph.publisher(JointTrajectory, "executed", RECORD)
     graph.wait_state(graph.start("simulated_arm_node", {**parameters, "lockstep": True}), timeout=90)  # compiles MuJoCo
     for topic in heard.values():
         topic.wait_for_publisher()
@@ -283,7 +283,7 @@ def lockstep(graph, parameters, seeds, actions):
 
     played = []
     for episode, seed in enumerate(seeds):
-        said = {"event": "start", "episode": episode, "seed": seed, "task": "", "time": 0}
+        said = {"event": "start", "episode": episode, "seed": seed, "task": "", "time": time.monotonic_ns()}
         tell.publish(String(data=json.dumps(said)))
         frames = [frame(episode, 0)]
         for step, action in enumerate(actions):
@@ -349,13 +349,13 @@ def test_in_real_time_it_follows_logs_every_command_and_holds_when_they_end(tmp_
     from std_msgs.msg import String
     from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-    from robot_value.ros_nodes.managed import RECORD, SENSOR
+    from robot_value.ros_nodes.managed import EPISODES, RECORD, SENSOR
 
     log = tmp_path / "commands.jsonl"
     with Graph(tmp_path) as graph:
         states, images = graph.listen(JointState, "/joint_states"), graph.listen(Image, "/front/image_raw", SENSOR)
         commands = graph.publisher(JointTrajectory, ARM, RECORD)
-        episodes = graph.publisher(String, "episode", RECORD)
+        episodes = graph.publisher(String, "episode", EPISODES)
         node = graph.start("simulated_arm_node", {"topics": str(FIRST_ORDER), "log": str(log), "rate": 100.0})
         graph.wait_state(node)
         graph.wait_for_subscriber(commands), graph.wait_for_subscriber(episodes)
@@ -372,7 +372,11 @@ def test_in_real_time_it_follows_logs_every_command_and_holds_when_they_end(tmp_
         later = np.array(states.wait(since=ended + 600 * MS)[1].position)
         assert (rest > here + 0.2).all() and (rest < here + 0.401).all()
         np.testing.assert_allclose(later, rest, atol=1e-6)
-        episodes.publish(String(data=json.dumps({"event": "start", "episode": 1, "seed": 7, "task": "", "time": 0})))
+        episodes.publish(
+            String(
+                data=json.dumps({"event": "start", "episode": 1, "seed": 7, "task": "", "time": time.monotonic_ns()})
+            )
+        )
         begins = Config().simulator().reset("reach the pose", 7).state[:7]
         states.wait(lambda m: np.abs(np.array(m.position) - begins).max() < 1e-6)
         assert len(images.messages) >= 10 and images.messages[-1][1].encoding == "rgb8"

@@ -188,14 +188,14 @@ class ProbeArm:
         from std_msgs.msg import String, UInt8MultiArray
         from trajectory_msgs.msg import JointTrajectory
 
-        from robot_value.ros_nodes.managed import COMMAND, RECORD
+        from robot_value.ros_nodes.managed import COMMAND, EPISODES, RECORD
 
         self.camera, self.JointState, self.Image = camera, JointState, Image
         self.kind, self.text = JointTrajectory, String
         self.states = graph.publisher(JointState, "/joint_states", RECORD)
         self.pictures = graph.publisher(Image, "/front", RECORD)
         self.commands = graph.publisher(JointTrajectory, "executed", RECORD)
-        self.events = graph.publisher(String, "episode", 50)
+        self.events = graph.publisher(String, "episode", EPISODES)
         self.steps = graph.listen(UInt8MultiArray, "step", RECORD)
         self.decisions = graph.listen(UInt8MultiArray, "decision", RECORD)
         self.ended = graph.listen(String, "episode", 50)

@@ -20,6 +20,7 @@ from ..messages import MessageError, extract
 from ..resampling import SECOND, Assembler, Received, Tick, time_of
 from ..topics import Numbers, Topics
 
+LATE = 10  # s after which an episode is not begun any more
 FUTURE = SECOND // 20  # ns, a stamp further ahead of this computer's clock belongs to a clock that is wrong
 
 
@@ -35,6 +36,10 @@ class Start:
     seed: int  # key of its randomness, and of the scene where it is simulated
     task: str
     time: int  # ns, steady clock: inputs received before it are another episode's
+
+    def late(self) -> bool:
+        """Heard so long after it was said that the episode is elsewhere by now."""
+        return time.monotonic_ns() - self.time > LATE * SECOND
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,7 @@ def _actions(spec: Spec, measures: Sequence[Measures]) -> Iterator[Finding]:
     steps = sum(m.steps for m in measures)
     outside, saturated = (sum(getattr(m, key) for m in measures) / steps for key in ("outside", "saturated"))
     low, high = np.min([m.low for m in measures], 0), np.max([m.high for m in measures], 0)
+    limited = []
     for part in spec.parts:
         for d in range(part.start, part.stop):
             name = part.name if part.stop - part.start == 1 else f"{part.name}[{d - part.start}]"
@@ -181,12 +182,12 @@ def _actions(spec: Spec, measures: Sequence[Measures]) -> Iterator[Finding]:
                     f"action {name} is outside its limits in {100 * outside[d]:.1f} % of steps", advice, where
                 )
             if SATURATED[0] < saturated[d] < SATURATED[1] and part.kind != "gripper":
-                yield Finding(
-                    f"action {name} is at a limit in {100 * saturated[d]:.0f} % of steps",
-                    "what the teacher wanted beyond it was cut off",
-                )
+                limited.append(f"{name} in {100 * saturated[d]:.0f} %")
             if low[d] == high[d]:
                 yield Finding(f"action {name} never changes ({low[d]:g})", "nothing can be learned about it")
+    if limited:
+        what = f"actions are often at a limit ({', '.join(limited)} of steps)"
+        yield Finding(what, "what the teacher wanted beyond it was cut off")
 
 
 def _motion(spec: Spec, measures: Sequence[Measures]) -> Iterator[Finding]:
@@ -202,9 +203,9 @@ def _motion(spec: Spec, measures: Sequence[Measures]) -> Iterator[Finding]:
         of = ", ".join(name for d, name in enumerate(spec.state_names) if spiked[:, d].any())
         advice = f"a single frame leaves its neighbours by more than {100 * SPIKE:g} % of the range"
         yield Finding(f"{counted(spikes)} with spikes in state {of}", advice, spikes)
-    for d, name in enumerate(spec.state_names):
-        if not any(m.moved[d] for m in measures):
-            yield Finding(f"state {name} never changes", "a dead sensor, or a dimension to leave out")
+    moved = np.any([m.moved for m in measures], 0)
+    if dead := [name for d, name in enumerate(spec.state_names) if not moved[d]]:
+        yield Finding(f"state {', '.join(dead)} never changes", "a dead sensor, or a dimension to leave out")
 
 
 def _pictures(seen: Sequence[Frames]) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ h: an action dim or a sensor (a state dim, or a joint with its velocity) has the
 earlier or later. A likelihood ratio is an e-value: as recorded, P(LLR >= log 1/alpha) <= alpha (Markov), as far as the
 model holds. Where it does not (an object that moves only when it is held), no episode refutes h either, and an episode
 that is odd for another reason (a collision) stays so under h. So h is believed only if most episodes refute it, if it
-explains a good part of what is odd about this one, and if no quarter of this one refutes it: a bug lasts, a bump does not.
+explains a good part of what is odd about this one, and if no quarter of this one refutes it: bugs last, bumps do not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -143,22 +142,26 @@ def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.linalg.solve(gram, (x / unit).T @ y) / unit[:, None]
 
 
-# An expert that corrects what it sees tells by its next action how the state has just moved, as if the effect came first.
-# So lags compete, the oldest first: an action counts by what it adds to the state and to the actions before it.
+# An expert that corrects what it sees tells by its next action how the state has just moved, as if the effect came
+# first. So lags compete, the oldest first: an action counts by what it adds to the state and the actions before it.
 def _onset(rows: Sequence[tuple[np.ndarray, np.ndarray]], action_dim: int) -> int:
     """The lag that adds most in most episodes; 0 where they do not agree."""
     x, y = (np.concatenate(each) for each in zip(*rows, strict=True))
+    first = np.cumsum([0, *(len(each) for _, each in rows[:-1])])  # row of each episode
     past = np.arange(len(LAGS) * action_dim, x.shape[1])
-    known = [np.append(past, np.arange(n * action_dim)) for n in range(len(LAGS) + 1)]  # columns
-    squares = np.stack([(y - x[:, columns] @ _ridge(x[:, columns], y)) ** 2 for columns in known])
-    left = squares.mean(1)  # float64[lags + 1, S]
-    answers = left[-1] < (1 - EXPLAINED) * y.var(0)
+
+    def unexplained(lags: int) -> np.ndarray:
+        """float64[E, S], squares, by the oldest `lags` lags."""
+        known = x[:, np.append(past, np.arange(lags * action_dim))]
+        return np.add.reduceat((y - known @ _ridge(known, y)) ** 2, first, axis=0)
+
+    left = np.stack([unexplained(lags) for lags in range(len(LAGS) + 1)])
+    total = left.sum(1)
+    answers = total[-1] < (1 - EXPLAINED) * len(y) * y.var(0)
     if not answers.any():
         return 0
-    added = -np.diff(squares[:, :, answers] / left[0, answers], axis=0).mean(2)  # float64[lags, rows]
-    ends = np.cumsum([0, *(len(each) for _, each in rows)])
-    chosen = [int(added[:, a:b].sum(1).argmax()) for a, b in pairwise(ends)]
-    votes = np.bincount(chosen, minlength=len(LAGS)) / len(rows)
+    added = -(np.diff(left[:, :, answers], axis=0) / total[0, answers]).sum(2)  # float64[lags, E]
+    votes = np.bincount(added.argmax(0), minlength=len(LAGS)) / len(rows)
     return LAGS[int(votes.argmax())] if votes.max() >= MOST else 0
 
 
