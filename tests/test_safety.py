@@ -341,8 +341,6 @@ def test_limits_come_from_an_absolute_joint_spec_and_nothing_else():
 def test_the_guard_starts_without_torch_and_without_ros():
     core = "from robot_value import braking, guard, safety, wire; "
     core += "from robot_value.deploy import lockstep, measured, plans"
-        "from robot_value import braking, guard, safety, wire; from robot_value.deploy import lockstep, measured, plans"
-    )
     heavy = "('torch', 'rclpy', 'scipy', 'mujoco')"
     code = f"import sys; {core}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
