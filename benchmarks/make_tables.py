@@ -207,6 +207,30 @@ def critic_updates(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def ope(found: dict[str, Any]) -> list[str]:
+    """Per policy over its logs; then the two figures that were asked for."""
+    lines = [
+        "| policy | rolled out | estimate (mean over logs) | intervals that hold | support |",
+        "|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(row["policy"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if row["policy"] == name]
+        estimate, support = (sum(row[key] for row in rows) / len(rows) for key in ("estimate", "support"))
+        held = f"{sum(row['held'] for row in rows)}/{len(rows)}"
+        lines.append(f"| {name} | {rows[0]['truth']:.2f} | {estimate:.2f} | {held} | {support:.2f} |")
+    rank, held, allowing = found["spearman"], found["coverage"], found["coverage_allowing_for_error_of_truth"]
+    said = (
+        f"Spearman {_interval(rank)} over {rank['policies']} policies (asked for: 0.8). 95 % intervals hold the "
+        f"rolled-out rate in {_interval(held)} of {held['n']} (0.9), in {_interval(allowing)} where the rolled-out "
+        f"rate's own error is allowed for. Mean absolute error {found['mean_absolute_error']:.2f}."
+    )
+    return [*lines, "", said]
+
+
+def _interval(found: dict[str, Any]) -> str:
+    return f"{found['mean']:.2f} [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]"
+
+
 def planted_bugs(found: dict[str, Any]) -> list[str]:
     """Precision / recall per log and bug; held-out logs first, those of the round before last."""
     rows = [(row, "held out" if row["held_out"] else "development") for row in found["rows"]]
@@ -255,6 +279,7 @@ BENCHES = {
     "durability": durability,
     "experts": experts,
     "planted_bugs": planted_bugs,
+    "ope": ope,
     "ablation": ablation,
     "critic_updates": critic_updates,
     "steering_latency": steering_latency,
