@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "asked": {"precision_and_recall": ASKED, "warnings_per_100_clean_episodes": PER_HUNDRED},
         "passed": all(row["passed"] for row in rows if row["held_out"]),
         "rows": rows,
-        "earlier": options.earlier and json.loads(options.earlier.read_text(encoding="utf-8")),
+        "earlier": options.earlier and before(options.earlier),
         "cells": [asdict(cell) for cell in cells],
     }
     write_atomic(options.out, json.dumps(plain(report), indent=1, allow_nan=False) + "\n")
@@ -102,6 +102,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--earlier", type=Path, help="the report of the round before, kept inside this one")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/planted_bugs.json"), help="result file")
     return parser.parse_args(argv)
+
+
+def before(path: Path) -> dict[str, Any]:
+    """The report of an earlier round, without its cells."""
+    return {name: part for name, part in json.loads(path.read_text(encoding="utf-8")).items() if name != "cells"}
 
 
 def run(logs: Sequence[Log], size: Size, root: Path, workers: int) -> list[Cell]:

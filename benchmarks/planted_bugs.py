@@ -80,7 +80,8 @@ def shifted(steps: int, everywhere: bool = False) -> Callable[[MemoryLog, np.ran
         at = np.clip(np.arange(len(episode)) - steps, 0, len(episode) - 1)
         return replace(episode, actions=episode.actions[at], commanded=None)
 
-    what = ("late" if steps > 0 else "early") if everywhere else "actions are one step"
+    whole = "one step late in the whole log" if steps > 0 else "actions are early in the whole log"
+    what = whole if everywhere else "actions are one step"
     return lambda log, rng: Bug(what, spoil, everywhere)
 
 

@@ -17,6 +17,7 @@ from planted_bugs import BUGS, MemoryLog, frozen_camera, plant
 from planted_logs import LOGS, Log, Size
 
 from robot_value.episodes.findings import Finding
+from robot_value.replay.check_motion import Response, _everywhere
 from robot_value.replay.survey import survey
 
 SPEC = replace(make_spec(cameras=("front",)), state_names=("joint_0", "joint_0_velocity", "joint_1"))
@@ -77,6 +78,13 @@ def test_a_bug_in_the_whole_log_is_one_warning_and_one_about_some_episodes_is_no
     some = cell("lift", "late everywhere", 0, [Finding("late", "", ("a",))], ["a", "b"], {"a", "b"}, "late")
     assert (whole.found, whole.false, whole.missed) == (1, 0, 0)
     assert (some.found, some.false, some.missed) == (0, 0, 1)  # mutation: named episodes counted
+
+
+def test_a_warning_of_the_opposite_shift_does_not_count():
+    said = {onset: next(_everywhere(Response(np.zeros(0), np.zeros(0), onset))).what for onset in (-1, 1, 3)}
+    late, early = (BUGS[f"{word} everywhere"](LOG, np.random.default_rng(0)).what for word in ("late", "early"))
+    assert [late in said[onset] for onset in (-1, 1, 3)] == [True, False, False]  # mutation: "late" alone
+    assert [early in said[onset] for onset in (-1, 1, 3)] == [False, True, True]
 
 
 def test_a_row_has_precision_and_recall_over_all_seeds_and_fails_below_what_is_asked():
