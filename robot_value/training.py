@@ -59,12 +59,12 @@ def train_offline(learner: Learner, sampler: Sampler, config: TrainConfig, valid
     SIGTERM (after a checkpoint), ValueError where the folder holds a run with another configuration.
     """
     root = Path(config.folder)
-    run = _Run(learner, sampler, config)
+    run = Run(learner, sampler, config)
     last = run.resume(root)
     with (
-        _threads(config.threads),
+        torch_threads(config.threads),
         matmul(run.matmul),
-        _signals() as stop,
+        signals_noted() as stop,
         Curves(root, config, run.step) as curves,
         tqdm(total=config.steps, initial=run.step, disable=not config.progress, unit="step") as bar,
     ):
@@ -127,7 +127,7 @@ def component_name(model: nn.Module) -> str:
     return module.rsplit(".", 1)[-1] if ours else module
 
 
-class _Run:
+class Run:
     """Everything beside the learner that a resumed run needs to go on as if nothing had happened."""
 
     def __init__(self, learner: Learner, sampler: Sampler, config: TrainConfig) -> None:
@@ -234,7 +234,8 @@ def _same_run(root: Path, asked: dict[str, Any], saved: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _threads(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
+    """CPU threads of torch for a while; 0 leaves them as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -244,7 +245,7 @@ def _threads(threads: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals_noted() -> Iterator[list[int]]:
     """A list that receives the number of a SIGINT or SIGTERM; outside the main thread nothing can be caught."""
     caught: list[int] = []
 

@@ -41,6 +41,9 @@ class Replay:
     seed: int | None = None  # key of the candidates' noise; the one the log was recorded with unless given
     batch_size: int = 50  # episodes replayed side by side
     workers: int = 1  # processes that read episodes; 0 reads in this one
+    # CPU threads of torch; equal bits need the recorder's. More than one is slower where anything else runs: 16 times
+    # for the small networks of the evaluation, measured on two cores of which one was busy.
+    threads: int = 1
     evaluation: bool = True  # estimate the steered policy's success from the log alone
     tables: bool = True  # write decisions.parquet and episodes.parquet (needs pyarrow)
     rerun: int = 0  # episodes to write as .rrd files for the Rerun viewer: most warnings first, then largest detour
@@ -58,6 +61,7 @@ def run(argv: Sequence[str]) -> int:
         if not getattr(config, name):
             raise flags.FlagError(f"--{name}: expected the folder of a checkpoint, got nothing")
     from ..replay import run as whole
+    from ..training import torch_threads
 
     critics = {MAIN: config.critic, SHUFFLED: config.shuffled_critic, **config.critics}
     opener = Opener(paths[0], config.source)
@@ -73,8 +77,9 @@ def run(argv: Sequence[str]) -> int:
         batch_size=config.batch_size,
         workers=config.workers,
     )
-    for path in whole.write(job, Path(config.out), config.tables, config.evaluation, config.progress, config.rerun):
-        print(path)
+    with torch_threads(config.threads):
+        paths = whole.write(job, Path(config.out), config.tables, config.evaluation, config.progress, config.rerun)
+    print(*paths, sep="\n")
     return 0
 
 

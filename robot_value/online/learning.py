@@ -30,7 +30,7 @@ from ..networks.matmul import matmul
 from ..playing import Site
 from ..results import write_atomic
 from ..sampling import ChunkSampler
-from ..training import Interrupted, TrainConfig, _Run, _signals, _threads, choose_device, load_model
+from ..training import Interrupted, Run, TrainConfig, choose_device, load_model, signals_noted, torch_threads
 from ..types import Episode
 from ..workers import process_pool
 from .acting import Acting, Played, Round, Version, play
@@ -111,9 +111,9 @@ def train_online(job: OnlineJob, actor: Executor | None = None) -> Path:
     """
     schedule = job.schedule
     with (
-        _threads(schedule.threads),
+        torch_threads(schedule.threads),
         matmul("default"),
-        _signals() as stop,
+        signals_noted() as stop,
         nullcontext(actor) if actor else process_pool(1) as actor,
         tqdm(total=schedule.episodes, disable=not schedule.progress, unit="ep") as bar,
     ):
@@ -141,7 +141,7 @@ class Online:
         self.store = self.root / "episodes"
         self.learner = learner_of(job)
         self.sampler = sampler_of(job, self.learner, self.store)
-        self.run = _Run(self.learner, self.sampler, self.config)
+        self.run = Run(self.learner, self.sampler, self.config)
         self.progress = Progress()
         site = Site(job.robot, job.batch_size, 0)
         self.acting = Acting(site, job.arm, self.store, job.schedule.seed)
