@@ -88,7 +88,7 @@ class Guard:
         if self._position is None:
             return "expected a fresh measured state, got none"
         self.state, self.reason = HOLD, "reset"
-        if self.motion is not None and self._gap():
+        if self.motion is not None and self._gap(self.limits.tolerance):
             self._forget("the arm was moved")
         return ""
 
@@ -116,7 +116,7 @@ class Guard:
             if self.motion.at_rest:
                 self._rest()
             return published
-        if self._reanchors and self.state == HOLD and self._gap():
+        if self._reanchors and self.state == HOLD and self._gap(self.limits.tolerance):
             self._forget("the arm was moved")
             return Tick(None, False, self.state, self.reason)
         return self._publish(self.brakes.follow(self.motion, Motion.still(self._hold)))
@@ -174,18 +174,18 @@ class Guard:
             return f"measured state: expected one of 0 to {self.limits.max_age} s, got none"
         if target is None:
             return "no valid plan to follow"
-        return self._gap() if self.state == HOLD else ""
+        return self._gap(self.limits.tolerance if self.state == HOLD else self.limits.tracking)
 
-    def _gap(self) -> str:
+    def _gap(self, allowed: float) -> str:
         """Why the last command is not near the arm; "" where it is, or nothing is known."""
         if self._position is None:
             return ""
         gap = np.where(self.limits.rated, np.abs(self.motion.position - self._position), 0.0)
         joint = int(gap.argmax())
-        if gap[joint] <= self.limits.tolerance:
+        if gap[joint] <= allowed:
             return ""
         return (
-            f"joint {joint}: expected a command within {self.limits.tolerance} of the measured state, got one "
+            f"joint {joint}: expected a command within {allowed} of the measured state, got one "
             f"{gap[joint]:.3g} away; reset to hold where the arm is"
         )
 

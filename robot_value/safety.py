@@ -35,6 +35,7 @@ class Limits:
     jerk: np.ndarray  # float64[A], rad/s^3 or m/s^3
     max_age: float = 0.05  # s, of the measured state; older ones are stale (reliability.md, S_state)
     tolerance: float = 0.1  # rad or m, command to measured state when motion may begin
+    tracking: float = 0.5  # rad or m, command to measured state while moving: more is a blocked arm, or a wrong state
     max_blend: float = 0.5  # s, to catch up with a moving plan before lagging counts as clamping
     max_clamps: int = 25  # clamped commands within 1 s that are still bearable
     absurd_speed: float = 3.0  # times `velocity`: a plan that asks for more is refused whole, for less is clamped
@@ -47,7 +48,7 @@ class Limits:
                     f"limits {name}: expected {np.size(self.low)} finite numbers, got {getattr(self, name)}"
                 )
             object.__setattr__(self, name, value)
-        for name in (*RATES, "max_age", "tolerance", "max_blend", "absurd_speed"):
+        for name in (*RATES, "max_age", "tolerance", "tracking", "max_blend", "absurd_speed"):
             if not np.all(np.asarray(getattr(self, name)) > 0):
                 raise ValueError(f"limits {name}: expected positive numbers, got {getattr(self, name)}")
         if not (self.low < self.high).all():

@@ -58,6 +58,7 @@ class Config:
     max_observed_age: float = number(0.5, 1e-3, 60.0)  # s since a plan's oldest input was received.
     max_horizon: float = number(2.0, 1e-2, 60.0)  # s from now to a plan's end; longer ones are refused.
     tolerance: float = number(0.1, 1e-4, 10.0)  # rad or m, command to measured state when motion begins.
+    tracking: float = number(0.5, 1e-3, 10.0)  # rad or m, command to measured state while moving; more stops the arm
     max_blend: float = number(0.5, 1e-2, 10.0)  # s to catch up with a plan before lagging counts as clamping.
     max_clamps_per_second: int = number(25, 0, 1000)  # Limited commands within 1 s; more stop the arm and latch.
     absurd_speed: float = number(3.0, 1.0, 1e6)  # Times the velocity limit: faster plans are refused whole.
@@ -149,7 +150,7 @@ class GuardNode:
 
     def _limits(self) -> Limits:
         c = self._config
-        ages = {"max_age": c.max_state_age, "tolerance": c.tolerance, "max_blend": c.max_blend}
+        ages = {"max_age": c.max_state_age, "tolerance": c.tolerance, "tracking": c.tracking, "max_blend": c.max_blend}
         counts = {"max_clamps": c.max_clamps_per_second, "absurd_speed": c.absurd_speed}
         return Limits.from_spec(self._topics.spec, c.velocity, c.acceleration, c.jerk, **ages, **counts)
 

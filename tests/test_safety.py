@@ -345,3 +345,15 @@ def test_the_guard_starts_without_torch_and_without_ros():
     code = f"import sys; {core}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_arm_that_does_not_follow_is_stopped():
+    # mutation: look at the gap in HOLD only
+    guard, ticks = enabled(), []
+    for i in range(120):
+        ticks.append(guard.tick(START + [min(0.8, 0.3 * i * DT), 0.0], START, 0.0))
+        if guard.state != RUN and i > 5:
+            break
+    assert guard.state == STOPPING and "measured state" in guard.reason
+    gap = np.abs(ticks[-2].command - START).max()  # before the stop began
+    assert LIMITS.tracking < gap < LIMITS.tracking + 2 * DT * LIMITS.velocity.max()
