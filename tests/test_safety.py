@@ -351,7 +351,7 @@ def test_an_arm_that_does_not_follow_is_stopped():
     # mutation: look at the gap in HOLD only
     guard, ticks = enabled(), []
     for i in range(120):
-        ticks.append(guard.tick(START + [min(0.8, 0.3 * i * DT), 0.0], START, 0.0))
+        ticks.append(guard.tick(START + np.array([min(0.8, 0.3 * i * DT), 0.0]), START, 0.0))
         if guard.state != RUN and i > 5:
             break
     assert guard.state == STOPPING and "measured state" in guard.reason
