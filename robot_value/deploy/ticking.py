@@ -20,7 +20,7 @@ from ..messages import MessageError, extract
 from ..resampling import SECOND, Assembler, Received, Tick, time_of
 from ..topics import Numbers, Topics
 
-LATE = 10  # s after which an episode is not begun any more
+LATE = 2  # s after which an episode is not begun any more: less than a killed steering needs to come back
 FUTURE = SECOND // 20  # ns, a stamp further ahead of this computer's clock belongs to a clock that is wrong
 
 
