@@ -591,7 +591,7 @@ CASES = (
     Graph("F6", "once", "a single NaN state", RUNNING, "dropped, nothing else",
           one_bad_number, "one bad state is enough", "guard_faults_at_once"),
     Graph("F6", "jump", "a joint is 1 rad elsewhere at once", RUNNING, "stops",
-          state_jumps, "jumps are not looked at", "guard_ignores_jumps", OLD),
+          state_jumps, "neither jumps nor the way to the command are looked at", "guard_believes_any_state", OLD),
     Graph("F7", "", "the driver is killed", RUNNING, "stops", driver_killed,
           "states never grow old", "guard_ageless_states", OLD),
     Graph("F8", "", "stamps from the future, the past, zero; then silence", RUNNING, "age by receive time: stops",
