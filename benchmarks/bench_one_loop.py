@@ -175,9 +175,9 @@ class Hand:
         assert graph.call(Trigger, "recorder/start", timeout=60).success
         if human:
             self.own(episode, self.site.steps // 3)
-        until(lambda: self.over(episode), 120, f"the end of episode {episode}")
+        until(lambda: self.over(episode), 240, f"the end of episode {episode}")
         stored = EpisodeStore.open(self.site.work / "episodes")
-        until(lambda: len(stored.names()) > episode, 60, f"episode {episode} in the store")
+        until(lambda: len(stored.names()) > episode, 120, f"episode {episode} in the store")
 
     def over(self, episode: int) -> bool:
         said = [json.loads(message.data) for _, message in list(self.events.messages)]
@@ -185,14 +185,14 @@ class Hand:
 
     def own(self, episode: int, step: int) -> None:
         """The arm from about `step` on, for OWNED steps that begin wherever it is when the hand arrives."""
-        until(lambda: self.newest(episode).step >= step, 60, f"step {step}")
+        until(lambda: self.newest(episode).step >= step, 120, f"step {step}")
         self.intervention.publish(self.flag(data=True))
         time.sleep(0.3)  # the guard waits for the hand now
         begin = self.newest(episode).step + 1
         low, high = self.mapping.spec.low, self.mapping.spec.high
         actions = np.linspace(0.45, 0.55, OWNED)[:, None] * (high - low) + low
         self.takeover.publish(self.message(episode, begin, actions))
-        until(lambda: self.newest(episode).step >= begin + OWNED - 1, 60, "the human's last step")
+        until(lambda: self.newest(episode).step >= begin + OWNED - 1, 120, "the human's last step")
         self.intervention.publish(self.flag(data=False))
 
     def newest(self, episode: int) -> wire.About:

@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import itertools
 
-import faults_guard
+import faults_common
+import faults_table
 from faults_case import Disturbed
 from faults_rig import ARM, SECOND, Rig
 
@@ -41,7 +42,7 @@ LEAK = 1.0  # MB per hour
 # Killing and restarting nodes ends the lives whose memory is measured.
 FAULTS = [
     case
-    for case in faults_guard.CASES
+    for case in faults_table.GUARD
     if case.rig == "guard" and case.id not in ("F7", "F10", "F26", "F27", "F30", "F31", "F36")
 ]
 
@@ -83,7 +84,7 @@ def soak(rig: Rig, options: Any, rng: np.random.Generator) -> dict[str, Any]:
             disturbed += stops and rig.states.longest_gap(since) > 40_000_000
             false_stops += stops if rig.states.longest_gap(since) <= 40_000_000 else 0
             gaps.append(np.diff([c.ns for c in rig.commands if c.ns > since]) * 1e-6)
-            sizes.append((time.monotonic(), {p.name: faults_guard.rss(p.pid) for p in (rig.guard, rig.arm)}))
+            sizes.append((time.monotonic(), {p.name: faults_common.rss(p.pid) for p in (rig.guard, rig.arm)}))
             case = FAULTS[int(rng.integers(len(FAULTS)))]
             faults[f"{case.id} {case.part}".strip()] += 1
             try:

@@ -49,7 +49,9 @@ class Config:
     scope: int = 4  # control steps a critic looks at
 
     def build(self, spec: Spec, statistics: Mapping[str, Statistics], tasks: Sequence[str] = ()) -> nn.Module:
-        return (Wave if self.role == "policy" else Judge)(self, spec)
+        model = (Wave if self.role == "policy" else Judge)(self, spec)
+        model.statistics = dict(statistics)
+        return model
 
 
 class Wave(nn.Module):
@@ -121,8 +123,10 @@ class Judge(nn.Module):
 def save(folder: Path, spec: Spec, role: str, **config: Any) -> Path:
     """A checkpoint of the policy or the critic."""
     made = Config(role=role, **config)
-    size = {"state": spec.state_dim, "action": spec.action_dim}
-    statistics = {key: Statistics(np.zeros(d), np.ones(d), -np.ones(d), np.ones(d), 10) for key, d in size.items()}
+    statistics = {
+        "state": _around(np.zeros(spec.state_dim), 1.0),
+        "action": _around(np.resize(made.home or 0.0, spec.action_dim), made.amplitude),  # chunks are clipped: see F22
+    }
     model = made.build(spec, statistics)
     checkpoint.save(
         folder,
@@ -134,3 +138,8 @@ def save(folder: Path, spec: Spec, role: str, **config: Any) -> Path:
         statistics=statistics,
     )
     return folder
+
+
+def _around(mean: np.ndarray, std: float) -> Statistics:
+    width = np.full_like(mean, std, dtype=np.float64)
+    return Statistics(mean=mean, std=width, low=mean - 2 * width, high=mean + 2 * width, count=10)

@@ -280,14 +280,14 @@ class Rig:
             time.sleep(0.02)
 
     def arm_log(self, since: int = 0) -> list[tuple[int, np.ndarray]]:
-        """(ns received, float64[7]) of every command that reached the arm."""
+        """(ns received, float64[7]) of every command that the arm obeyed."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]
         return [
             (row["time"], np.array(point, np.float64))
             for row in rows
             for point in row["points"]
-            if row["topic"] == CONTROLLER and row["time"] >= since
+            if row["topic"] == CONTROLLER and row["time"] >= since and row["obeyed"]
         ]
 
     def close(self) -> None:

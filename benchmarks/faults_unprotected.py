@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from robot_value import braking, guard, messages, resampling, safety, wire
-from robot_value.deploy import measured, plans
+from robot_value.deploy import measured, plans, simulated_arm
 from robot_value.ros_nodes import managed, parameters
 
 SECOND = 1_000_000_000  # ns
@@ -218,8 +218,9 @@ def guard_in_one_process() -> None:
 
 
 def both_queue_commands() -> None:
-    """Guard and arm keep a thousand commands for each other."""
+    """Guard and arm keep a thousand commands for each other, and do not notice that they were paused."""
     managed.COMMAND.depth = 1000
+    importlib.import_module("robot_value.ros_nodes.guard_node").STALL = simulated_arm.PAUSE = 1e9
 
 
 # -- steering ----------------------------------------------------------------------------------------------------------

@@ -320,6 +320,7 @@ class GuardNode:
             self._plans.clear()
         self._intervals.add(now)
         guard, measured, age = self._guard, self._measured.positions, self._measured.age(now)
+        before = guard.motion
         found = self._plans.at(self._due, guard.motion, self._period) if guard.motion else None
         tick = guard.tick(None if found is None else found[0], measured, age, periods)
         if tick.command is None:
@@ -327,18 +328,34 @@ class GuardNode:
             return
         course = found[1] if found and tick.state == RUN else None
         self._followed = last = course or self._followed
-        self._outputs.send(tick.command, grippers=last is not None)
+        sends = self._outputs.made(tick.command, grippers=last is not None)
         source, step = course.about.source if course else wire.STOP, last.step(self._due) if last else 0
-        self._publish(tick.command, last.about if last else None, source, step)
+        record = self._record(tick.command, last.about if last else None, source, step)
+        if time.monotonic_ns() - now > STALL * SECOND:  # we were paused on the way here: this is old, decide again
+            guard.motion = before
+            self._plans.clear()
+            return
+        for send in sends:
+            send()
+        self._publish(record)
 
-    def _publish(self, command: np.ndarray, about: wire.About | None, source: str, step: int) -> None:
-        """The command on `executed`: whose it is, and of which step."""
+    def _publish(self, record: JointTrajectory) -> None:
         self._seq += 1
-        said = {"seq": self._seq, "source": source, "step": step, "start": time.monotonic_ns(), "schema": self._schema}
+        self._executed.publish(record)
+
+    def _record(self, command: np.ndarray, about: wire.About | None, source: str, step: int) -> JointTrajectory:
+        """The command as said on `executed`: whose it is, and of which step."""
+        said = {
+            "seq": self._seq + 1,
+            "source": source,
+            "step": step,
+            "start": time.monotonic_ns(),
+            "schema": self._schema,
+        }
         nothing = {"episode": 0, "observed": 0, "created": 0}
         message = one_point(self._names, command.tolist(), Duration(seconds=self._period).to_msg())
         message.header.frame_id = wire.header(replace(about, **said) if about else wire.About(**nothing, **said))
-        self._executed.publish(message)
+        return message
 
     def _say(self) -> None:
         """The state, at once when it has changed; where it runs, reasons come and go."""
@@ -369,7 +386,8 @@ class GuardNode:
             episode, step, plan = due
             if episode != before:
                 guard.begin(self._measured.positions)
-            self._publish(guard.obey(action(plan, step)).command, plan.about, plan.about.source, step)
+            command = guard.obey(action(plan, step)).command
+            self._publish(self._record(command, plan.about, plan.about.source, step))
 
 
 def main(args: list[str] | None = None) -> None:

@@ -49,7 +49,7 @@ class Config:
     command_timeout: float = number(0.04, 0.001, 60.0)
     lockstep: bool = False  # steps only for the guard's `executed` commands: tests and parity, no wall clock
     seed: int = 0  # where the arm stands before the first episode
-    log: str = ""  # file to which every received command is appended, a JSON line each; empty: none
+    log: str = ""  # file to which every command that is read is appended, a JSON line each; empty: none
 
 
 class SimulatedArmNode:
@@ -106,7 +106,7 @@ class SimulatedArmNode:
     def _told(self, message: String) -> None:
         """A new episode: the scene jumps to its start."""
         said = json.loads(message.data)
-        if said["event"] != "start" or parse_event(message.data).start.late():
+        if said["event"] != "start" or (parse_event(message.data).start.late() and not self.config.lockstep):
             return
         self.episode, self.step, self._cheered = said["episode"], 0, False
         self.arm.reset(said.get("task", ""), said["seed"])
@@ -115,9 +115,10 @@ class SimulatedArmNode:
 
     def _command(self, entry: Numbers, message: Any) -> None:
         received = Received(now := time.monotonic_ns(), now, lambda: message)
+        obeyed = self.arm.hear(entry.topic, received)
         if self._log:
-            self._log.write(json.dumps(_logged(entry, message, now, self.arm.joints.tolist())) + "\n")
-        self.arm.hear(entry.topic, received)
+            said = _logged(entry, message, now, self.arm.joints.tolist()) | {"obeyed": obeyed}
+            self._log.write(json.dumps(said) + "\n")
 
     def _executed(self, message: JointTrajectory) -> None:
         names = [name for entry in self.topics.action for name in entry.names]
@@ -170,9 +171,8 @@ class SimulatedArmNode:
             self._listen(JointTrajectory, "executed", self._executed, RECORD)
             timer = self.node.every(REPEAT, self._repeat)
             self._undo.append(lambda: self.node.destroy_timer(timer))
-        commands = RECORD if self._log else COMMAND  # the newest counts; a log misses none
         for entry in () if lockstep else self.topics.action:
-            self._listen(COMMANDED[entry.type], entry.topic, lambda m, entry=entry: self._command(entry, m), commands)
+            self._listen(COMMANDED[entry.type], entry.topic, lambda m, entry=entry: self._command(entry, m), COMMAND)
 
     def _publisher(self, kind: type, topic: str, qos: Any) -> Any:
         publisher = self.node.create_publisher(kind, topic, qos)

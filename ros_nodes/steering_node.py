@@ -167,7 +167,7 @@ class Steering:
         except ValueError as error:
             self.node.get_logger().warning(str(error))
             return
-        if event.start is not None and event.start.late():
+        if event.start is not None and event.start.late() and not self.config.lockstep:
             self.node.get_logger().warning(f"episode {event.episode} began too long ago to be played from its start")
         elif event.start is not None and self.node.active:
             self.robot.turn.begin(event.start)

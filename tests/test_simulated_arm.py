@@ -58,6 +58,25 @@ def tell(made, time, message, topic=ARM):
 # -- physics and commands, without ROS ---------------------------------------------------------------------------------
 
 
+# mutation: in SimulatedArm.hear leave _notice_pause out, or in tick.
+@pytest.mark.parametrize("first", ["command", "tick"])
+def test_after_a_pause_what_waited_is_not_played(first):
+    made, later = arm(), 2000 * MS
+    home = made.joints
+    made.tick(0)
+    if first == "tick":
+        made.tick(later)
+    assert not made.hear(ARM, Received(later, later, lambda: trajectory(home + 0.3)))
+    made.tick(later + 10 * MS)
+    assert not made.following and np.abs(made.joints - home).max() < 1e-3
+    for k in range(2, 12):
+        made.tick(later + k * 10 * MS)
+    now = later + 120 * MS
+    assert made.hear(ARM, Received(now, now, lambda: trajectory(home + 0.3)))
+    made.tick(now)
+    assert made.following and made.refused == 0
+
+
 def test_a_joint_follows_its_target_with_its_lag_and_no_faster_than_it_can():
     # mutation: leave the velocity limit out, or forget dt in the share
     simulator = Config(control_freq=100, lag=0.05).simulator()

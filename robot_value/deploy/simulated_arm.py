@@ -13,6 +13,9 @@ from ..messages import MessageError, extract
 from ..resampling import SECOND, Received
 from ..topics import Numbers, Topics
 
+PAUSE = 0.1  # s between two ticks (of a slow arm: 5 periods), after which the process was paused: what waits is old
+DEAF = SECOND // 10  # ns after a pause, until what waited is read
+
 
 class SimulatedArm:
     def __init__(self, simulator: Any, topics: Topics, timeout: float) -> None:
@@ -21,6 +24,9 @@ class SimulatedArm:
         topics.spec.choose(dt=spec.dt, cameras=spec.cameras).check(spec, "the simulated arm")
         self.simulator, self.topics, self._timeout = simulator, topics, round(timeout * SECOND)
         self._measured = _measured(topics)
+        self._pause = round(max(PAUSE, 5 * spec.dt) * SECOND)
+        self._ticked: int | None = None  # ns
+        self._deaf = 0  # ns, until when commands are left out
         self.refused = 0  # commands that made no sense
         self.last_refused = ""
 
@@ -36,19 +42,28 @@ class SimulatedArm:
         self._hold(slice(0, spec.action_dim))
         return self.frame
 
-    def hear(self, topic: str, received: Received) -> None:
-        """A command, from now on the newest on its topic; one that makes no sense is counted and left out."""
+    def hear(self, topic: str, received: Received) -> bool:
+        """A command, from now on the newest on its topic: True; one that makes no sense is counted and left out.
+
+        So is, uncounted, what waited while the process was paused: a controller must not play it afterwards.
+        """
+        self._notice_pause(received.time)
+        if received.time < self._deaf:
+            return False
         try:
             for entry in self.topics.action:
                 if entry.topic == topic:
                     extract(entry, received.open())
         except MessageError as error:
             self.refused, self.last_refused = self.refused + 1, str(error)
-            return
+            return False
         self._newest[topic] = received
+        return True
 
     def tick(self, now: int) -> Any:
         """One physics step at `now` (ns): the next Frame."""
+        self._notice_pause(now)
+        self._ticked = now
         for entry, part in zip(self.topics.action, self.topics.parts, strict=True):
             if (received := self._newest.get(entry.topic)) is None:
                 continue
@@ -75,6 +90,10 @@ class SimulatedArm:
     def joints(self) -> np.ndarray:
         """float32[J], measured positions of the commanded joints, in the action's order."""
         return self.frame.state[self._measured[self._measured >= 0]]
+
+    def _notice_pause(self, now: int) -> None:
+        if self._ticked is not None and now - self._ticked > self._pause:
+            self._deaf = now + DEAF
 
     def _hold(self, dims: slice) -> None:
         """The target becomes where the joints are; what is not measured keeps its last target."""
