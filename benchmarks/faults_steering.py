@@ -101,13 +101,19 @@ def critic_nan(rig: SteeringRig, rng: np.random.Generator) -> None:
     rig.warned(since, "critic_fallback")
 
 
-def critic_constant(rig: SteeringRig, rng: np.random.Generator) -> None:
-    """All candidates alike: the plain policy acts, with a warning."""
-    rig.order(critic="constant")
+def decides_by(rig: SteeringRig, reason: str, **order: str) -> int:
+    """Under this order every decision has this reason; since when (ns)."""
+    rig.order(**order)
     since = ns() + SECOND // 10
     time.sleep(0.7)
     decisions = [decision for _, decision in rig.chosen(since)][1:]  # the first may have been under way
-    expect(decisions and all(d.reason == ("low_spread",) for d in decisions), f"{[d.reason for d in decisions]}")
+    expect(decisions and all(d.reason == (reason,) for d in decisions), f"{[d.reason for d in decisions]}")
+    return since
+
+
+def critic_constant(rig: SteeringRig, rng: np.random.Generator) -> None:
+    """All candidates alike: the plain policy acts, with a warning."""
+    since = decides_by(rig, "low_spread", critic="constant")
     rig.warned(since, "low_spread")
 
 
@@ -126,11 +132,7 @@ def slow_inference(rig: SteeringRig, rng: np.random.Generator) -> float:
 
 def network_fails(rig: SteeringRig, rng: np.random.Generator) -> None:
     """With many candidates, as out of memory: one is asked for instead. With one too: stop, the node lives."""
-    since = ns() + SECOND // 10
-    rig.order(policy="raise_many")
-    time.sleep(0.7)
-    decisions = [decision for _, decision in rig.chosen(since)][1:]
-    expect(decisions and all(d.reason == ("error_fallback",) for d in decisions), f"{[d.reason for d in decisions]}")
+    since = decides_by(rig, "error_fallback", policy="raise_many")
     rig.undisturbed(since)
     since = ns()
     rig.order(policy="raise")

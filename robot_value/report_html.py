@@ -37,7 +37,7 @@ figure svg { display: block; width: 100%; height: auto; max-width: 46rem; margin
 .pair figure { margin: 0; }
 figure.narrow svg { max-width: 27rem; }
 video { width: 100%; display: block; border-radius: .35rem; background: #000; }
-.sides { display: grid; grid-template-columns: 1fr 1fr; font-size: .9rem; margin-bottom: .35rem; }
+.sides { display: grid; grid-template-columns: 1fr 1fr; gap: 0 .8rem; font-size: .9rem; margin-bottom: .35rem; }
 .good { color: #2a8f62; } .bad { color: #cf4a60; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; font-size: .92rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
