@@ -24,9 +24,9 @@ EXTRAS = {
     "umi": ["imagecodecs>=2024.6"],
     "rerun": ["rerun-sdk>=0.30"],
     "scale": ["ray>=2.40", "accelerate>=1.10"],
-    "test": ["pytest>=8", "hypothesis>=6.100"],
-    "dev": ["pytest>=8", "pytest-timeout>=2.3", "pytest-cov>=5", "coverage>=7.6", "hypothesis>=6.100",
-            "ruff>=0.9", "imagecodecs>=2024.6", "tensorstore>=0.1.70", "selenium>=4.30"],
+    "test": ["pytest>=8", "pytest-rerunfailures>=15", "hypothesis>=6.100"],
+    "dev": ["pytest>=8", "pytest-timeout>=2.3", "pytest-rerunfailures>=15", "pytest-cov>=5", "coverage>=7.6",
+            "hypothesis>=6.100", "ruff>=0.9", "imagecodecs>=2024.6", "tensorstore>=0.1.70", "selenium>=4.30"],
 }  # fmt: skip
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
