@@ -58,5 +58,6 @@ class EpisodeBuilder:
 def of_row(decision: Decision, row: int) -> Decision:
     """One robot's part of a decision, as a batch of one."""
     names = ("chunk", "execute", "start_step", "index", "candidates", "value", "spread")
+    names += ("committed",) if decision.committed is not None else ()
     arrays = {name: getattr(decision, name)[row : row + 1].copy() for name in names}
     return replace(decision, reason=decision.reason[row : row + 1], **arrays)

@@ -235,6 +235,12 @@ class Decision:
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s for the whole batch
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)  # component -> name and checkpoint hash
+    committed: np.ndarray | None = None  # int64[B], of the observation it was made from; None: 0
+
+    @property
+    def made_at(self) -> np.ndarray:
+        """int64[B], control step of the observation it was made from."""
+        return self.start_step if self.committed is None else self.start_step - self.committed
 
 
 @dataclass(frozen=True)

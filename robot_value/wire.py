@@ -135,17 +135,20 @@ def unpack(data: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 # name -> ndim
 ARRAYS = {"chunk": 3, "execute": 1, "start_step": 1, "index": 1, "candidates": 4, "value": 2, "spread": 2}
+MAYBE = {"committed": 1}
 
 
 def pack_decision(decision: Decision) -> bytes:
     about = {key: getattr(decision, key) for key in ("reason", "seconds", "seed", "versions")}
-    return pack(about, {name: getattr(decision, name) for name in ARRAYS})
+    names = [name for name in (*ARRAYS, *MAYBE) if getattr(decision, name) is not None]
+    return pack(about, {name: getattr(decision, name) for name in names})
 
 
 def unpack_decision(data: Any) -> Decision:
     """Bit by bit what was packed. Raises WireError."""
     about, arrays = unpack(data)
-    if set(arrays) != set(ARRAYS) or any(arrays[name].ndim != ndim for name, ndim in ARRAYS.items()):
+    wanted = ARRAYS | {name: ndim for name, ndim in MAYBE.items() if name in arrays}
+    if set(arrays) != set(wanted) or any(arrays[name].ndim != ndim for name, ndim in wanted.items()):
         raise WireError(f"decision: expected arrays {ARRAYS}, got { {k: v.ndim for k, v in arrays.items()} }")
     try:
         return Decision(**arrays, reason=tuple(about.pop("reason")), **about)

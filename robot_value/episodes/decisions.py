@@ -24,6 +24,7 @@ FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "value": (np.float32, ("robot", "candidate")),
     "spread": (np.float32, ("robot", "candidate")),
 }
+COMMITTED = "committed"  # (np.int64, ("robot",)); left out where nothing ever was
 
 
 def to_arrays(decisions: Sequence[Decision]) -> tuple[dict[str, Stored], dict[str, Any]]:
@@ -33,6 +34,9 @@ def to_arrays(decisions: Sequence[Decision]) -> tuple[dict[str, Stored], dict[st
     arrays: dict[str, Stored] = {}
     for name, (dtype, axes) in FIELDS.items():
         arrays |= _stack(name, [np.asarray(getattr(decision, name), dtype) for decision in decisions], axes)
+    if any(decision.committed is not None for decision in decisions):
+        rows = [np.zeros_like(d.start_step) if d.committed is None else d.committed for d in decisions]
+        arrays |= _stack(COMMITTED, [np.asarray(row, np.int64) for row in rows], FIELDS["start_step"][1])
     stages = sorted({stage for decision in decisions for stage in decision.seconds})
     if stages:
         arrays |= _stages(decisions, stages)
@@ -50,7 +54,7 @@ def from_arrays(read: Callable[[str], np.ndarray], names: set[str], texts: dict[
     if not texts:
         return ()
     _check_texts(texts)
-    fields = {name: _unstack(name, read, names) for name in FIELDS}
+    fields = {name: _unstack(name, read, names) for name in (*FIELDS, *({COMMITTED} & names))}
     if lengths := {name: len(rows) for name, rows in fields.items() if len(rows) != len(texts["reason"])}:
         raise ValueError(f"decisions: expected {len(texts['reason'])} rows of every field, got {lengths}")
     seconds = [{} for _ in texts["reason"]]
@@ -104,7 +108,7 @@ def _check_texts(texts: dict[str, Any]) -> None:
 
 
 def _unstack(name: str, read: Callable[[str], np.ndarray], names: set[str]) -> list[np.ndarray]:
-    padded, (dtype, axes) = read(name), FIELDS[name]
+    padded, (dtype, axes) = read(name), FIELDS["start_step" if name == COMMITTED else name]
     if padded.dtype != dtype or padded.ndim != 1 + len(axes):
         raise ValueError(f"{name}: expected {np.dtype(dtype)} of axes {axes}, got {padded.dtype}{list(padded.shape)}")
     if f"{name}_shape" not in names:

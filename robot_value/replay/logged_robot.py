@@ -3,9 +3,8 @@
 What was executed is what the log says was executed. The next decision is due where the log's own recorder decided, or,
 in data without decisions, after the steps that the steerer wanted to execute.
 
-A robot that decides while it moves (committed > 0) decided from an older observation than the one at the decision's
-start, and the log does not say from which: such decisions are made again from the start's own observation, without a
-committed prefix, and therefore differ from the logged ones.
+A robot that decides while it moves (committed > 0) is asked where it was asked then, and is told the same promises:
+what the log commanded until the decision took effect.
 """
 
 from __future__ import annotations
@@ -42,15 +41,24 @@ class Playing:
 
     def due(self, execute: int, every: int | None) -> int:
         """Control step of the decision after this one."""
-        if every or not len(self.starts):
+        if every or not len(self.made):
             return min(self.at + max(1, every or execute), len(self.episode))
-        later = self.starts[np.searchsorted(self.starts, self.at, "right") :]
+        later = self.made[np.searchsorted(self.made, self.at, "right") :]
         return min(int(later[0]), len(self.episode)) if len(later) else len(self.episode)
 
     @cached_property
-    def starts(self) -> np.ndarray:
-        """int64[decisions], control step at which each logged decision took effect."""
-        return np.array([int(decision.start_step[0]) for decision in self.episode.decisions], np.int64)
+    def made(self) -> np.ndarray:
+        """int64[decisions], control step of the observation that each logged decision was made from."""
+        return np.array([int(decision.made_at[0]) for decision in self.episode.decisions], np.int64)
+
+    def promised(self, every: int | None) -> np.ndarray:
+        """float32[P, A]: what the robot was told already when the log decided here; it comes before any new chunk."""
+        k = 0
+        if not every and (here := np.flatnonzero(self.made == self.at)).size:
+            decision = self.episode.decisions[here[0]]
+            k = int(decision.start_step[0]) - self.at
+        told = self.episode.actions if self.episode.commanded is None else self.episode.commanded
+        return told[self.at : self.at + k]
 
 
 class LoggedRobot:
@@ -127,6 +135,11 @@ class LoggedRobot:
 
     def _observe(self) -> Observation:
         seen = list(zip(self.rows, self._frames(np.arange(1 - self.n_obs_steps, 1)), strict=True))
+        promised = [row.promised(self.every) for row in self.rows]
+        committed = np.array([len(actions) for actions in promised], np.int64)
+        pending = np.zeros((self.batch_size, committed.max(), self.spec.action_dim), np.float32)
+        for row, actions in zip(pending, promised, strict=True):
+            row[: len(actions)] = actions
         at = np.array([row.at for row in self.rows], np.int64)
         return Observation(
             state=np.stack([row.episode.states[frames] for row, frames in seen]),
@@ -138,8 +151,8 @@ class LoggedRobot:
             time=at * self.spec.dt,
             step=at,
             episode=np.array([row.key for row in self.rows], np.int64),
-            pending=np.zeros((self.batch_size, 0, self.spec.action_dim), np.float32),
-            committed=np.zeros(self.batch_size, np.int64),
+            pending=pending,
+            committed=committed,
         )
 
     def _frames(self, offset: np.ndarray) -> np.ndarray:

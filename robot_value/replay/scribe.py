@@ -119,7 +119,8 @@ class Scribe:
 
     def _moment(self, observation: Observation, decision: Decision, outcome: Outcome) -> Moment:
         horizon = decision.chunk.shape[1]
-        found = [playing.chunk(int(t), horizon) for playing, t in zip(self.robot.rows, observation.step, strict=True)]
+        starts = zip(self.robot.rows, decision.start_step.tolist(), strict=True)
+        found = [playing.chunk(start, horizon) for playing, start in starts]
         logged = torch.from_numpy(np.stack([chunk for chunk, _ in found]))
         length = torch.tensor([n for _, n in found])
         chosen, opinions, contexts = torch.from_numpy(decision.chunk), {}, {}
@@ -155,8 +156,8 @@ class Scribe:
         """With the decisions that the recorder logged at the same steps."""
         for row in np.flatnonzero(moment.live):
             playing, t = moment.playing[row], int(moment.observation.step[row])
-            for logged, start in zip(playing.episode.decisions, playing.starts, strict=True):
-                if start == t:
+            for logged, made in zip(playing.episode.decisions, playing.made, strict=True):
+                if made == t and logged.start_step[0] <= len(playing.episode):  # else its promises are not in the log
                     self.compared += 1
                     if line := differences(logged, of_row(moment.decision, row)):
                         self.unequal.append(f"{self.robot.names[playing.number]} step {t}: {line}")

@@ -140,6 +140,7 @@ class Steerer:
             seconds=seconds,
             seed=self.seed,
             versions=self._versions(),
+            committed=observation.committed.copy() if observation.committed.any() else None,
         )
         self._memory.keep(observation, decision)
         return decision
