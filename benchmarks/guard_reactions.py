@@ -72,6 +72,7 @@ class Bench:
         self.guard = graph.start("guard_node", config)
         graph.wait_state(self.guard, "active")
         graph.wait_for_subscriber(self.estop)
+        self.stops_before = 0  # trials that were made again, for the arm had stopped before the kill
         self.sources: dict[str, tuple[Process, np.ndarray]] = {}
         self.spare: dict[str, tuple[Process, np.ndarray]] = {}
         for role in ("arm", "policy"):
@@ -85,21 +86,31 @@ class Bench:
         self.sources[role] = (process, np.memmap(file, np.int64, "r", shape=(2,)))
 
     def running(self) -> None:
-        """Until the policy has been followed for a while."""
-        since = time.monotonic_ns()
-        until(lambda: any(a.source == wire.POLICY and a.start > since for a in self.abouts[-5:]), 30, "RUN")
-        time.sleep(0.3)
+        """Until both sources have spoken and the policy has been followed for a while, without a stop in between."""
+
+        def followed() -> bool:
+            since = time.monotonic_ns() - 300_000_000
+            sources = {a.source for a in self.abouts[-50:] if a.start > since}
+            return sources == {wire.POLICY} and all(said[0] > 0 for _, said in self.sources.values())
+
+        until(followed, 60, "a policy that is followed")
 
     def killed(self, role: str, rng: np.random.Generator) -> float:
         """s, from the last valid input (a plan is valid until its end) to the first command of the stop."""
-        self.running()
-        time.sleep(rng.uniform(0, 0.1))
-        process, said = self.sources[role]
-        process.popen.kill()
-        process.popen.wait()
-        stop = self._first_stop(int(said[0]))
-        self.renew(role)
-        return (stop - int(said[1])) * 1e-9
+        while True:
+            self.running()
+            time.sleep(rng.uniform(0, 0.1))
+            process, said = self.sources[role]
+            at = time.monotonic_ns()
+            stopped = any(a.source == wire.STOP and a.start > at - 200_000_000 for a in self.abouts[-50:])
+            process.popen.kill()
+            process.popen.wait()
+            stop = self._first_stop(int(said[0]))
+            self.renew(role)
+            if stopped or stop < at:  # it stopped for another reason: this says nothing of the kill
+                self.stops_before += 1
+                continue
+            return (stop - int(said[1])) * 1e-9
 
     def pressed(self, rng: np.random.Generator) -> tuple[float, float, float]:
         """s from the emergency stop to the stop; from the reset to running; rad from the arm to the next command."""
@@ -168,6 +179,7 @@ def measure(trials: int, seconds: float, saturated: bool, seed: int = 0) -> dict
         "emergency_stop": spread(stops),
         "reset_to_running": spread(restarts),
         "first_command_after_reset_rad": max(steps),
+        "stops_without_a_cause": bench.stops_before,
         "interval": spread(intervals) | {"over_two_periods": float(np.mean(intervals > 2 * T))},
         "processor_share": share,
         "commands": checked,

@@ -5,13 +5,16 @@ keeps all limits until rest. Otherwise the next step of the stop that was found 
 exists always. So there is nothing to prove about the future but what was simulated. Time is discrete, period dt: a
 step has one acceleration a, then v += a dt and p += v dt; its jerk is the change of a over dt.
 
+A twist is limited as a position is, one derivative further: its velocities stay between low and high, change by at most
+limits.velocity per s, and so on. Only its stop differs: it ends at zero instead of where it is.
+
 Inside, units are those of one step of full jerk (j = 1, dt = 1): a stop then ends exactly at rest, without rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -38,6 +41,7 @@ class Motion:
 
     @property
     def at_rest(self) -> bool:
+        """Does not change; what that means for a twist Brakes.at_rest says."""
         return not (self.velocity.any() or self.acceleration.any())
 
     def to(self, position: np.ndarray, dt: float) -> Motion:
@@ -55,6 +59,7 @@ class Brakes:
         self._most = limits.acceleration / self._a
         # Jerk and acceleration first make things worse: both ramps, and what they add to the velocity.
         slow = limits.velocity / limits.acceleration + 2 * limits.acceleration / limits.jerk
+        slow += np.where(limits.twist, np.maximum(-limits.low, limits.high) / limits.velocity, 0.0)
         if slow.max() > LONGEST_STOP:
             raise ValueError(
                 f"limits: expected a stop from full velocity within {LONGEST_STOP} s, got {slow.max():.2f} s for dim "
@@ -78,8 +83,16 @@ class Brakes:
         return motion.to(np.where(near, target.position, step.position), self.dt)  # to the bit, as lock-step promises
 
     def brake(self, motion: Motion) -> Motion:
-        """The next step of the fastest stop."""
-        return self._step(motion, _brake(motion.velocity / self._v, motion.acceleration / self._a, self._most))
+        """The next step of the fastest stop; a twist goes to zero."""
+        step = self._step(motion, _brake(motion.velocity / self._v, motion.acceleration / self._a, self._most))
+        twist = self.limits.twist
+        if not twist.any():
+            return step
+        ramp = self.follow(motion, Motion.still(np.where(twist, 0.0, motion.position)))
+        return Motion(*(np.where(twist, getattr(ramp, f.name), getattr(step, f.name)) for f in fields(Motion)))
+
+    def at_rest(self, motion: Motion) -> bool:
+        return motion.at_rest and not motion.position[self.limits.twist].any()
 
     def advance(self, motion: Motion, acceleration: np.ndarray) -> Motion:
         """The step of that acceleration, per s^2, or the nearest safe one that was tried between it and braking."""
@@ -96,7 +109,7 @@ class Brakes:
     def path(self, motion: Motion) -> Iterator[Motion]:
         """The steps of the stop after `motion`, until rest."""
         for _ in range(self._longest):
-            if motion.at_rest:
+            if self.at_rest(motion):
                 return
             motion = self.brake(motion)
             yield motion

@@ -14,6 +14,7 @@ VERBS = {
     "collect": "drive a simulated robot by its scripted expert and store the episodes",
     "data": "inspect, verify, convert, label, merge, split, pack or repair episode stores",
     "train": "train a chunk policy or a chunk critic on an episode store",
+    "adopt": "tell what a LeRobot checkpoint's numbers mean; it is a policy like any other from then on",
     "evaluate": "compare base, selectors and controls on the same seeds, and write results.json and report.html",
     "replay": "logged episodes in, an honest answer out: what steering would have chosen, and is the critic right",
     "mine": "from a replay to the next round of training: a smaller store, or weights",

@@ -47,6 +47,7 @@ class Guard:
         self.state, self.reason = HOLD, NO_STATE
         self.clamps = 0  # commands that were not allowed as they were
         self._inside = inside
+        self._placed = limits.rated & ~limits.twist  # dims whose command says where to be
         self._reanchors = reanchors
         self._after_stop = HOLD
         self._hold = limits.low  # where to
@@ -113,7 +114,7 @@ class Guard:
         self._wanted = None
         if self.state == STOPPING:
             published = self._publish(self.brakes.brake(self.motion))
-            if self.motion.at_rest:
+            if self.at_rest:
                 self._rest()
             return published
         if self._reanchors and self.state == HOLD and self._gap(self.limits.tolerance):
@@ -137,13 +138,19 @@ class Guard:
         return self._follow(wanted, 1)
 
     @property
+    def at_rest(self) -> bool:
+        """Of what was published last."""
+        return self.motion is None or self.brakes.at_rest(self.motion)
+
+    @property
     def _faulty(self) -> bool:
         return self.state == FAULT or (self.state == STOPPING and self._after_stop == FAULT)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _fresh(self, measured: Any, age_s: Any) -> np.ndarray | None:
-        return vector(measured, self.limits.low.size) if fresh(age_s, self.limits) else None
+        values = vector(measured, self.limits.low.size) if fresh(age_s, self.limits) else None
+        return None if values is None else np.where(self.limits.twist, 0.0, values)  # a twist begins at rest
 
     def _begin(self, before: np.ndarray | None) -> Tick:
         """The first command is where the arm is; an arm outside its limits is for the operator to move back."""
@@ -180,7 +187,7 @@ class Guard:
         """Why the last command is not near the arm; "" where it is, or nothing is known."""
         if self._position is None:
             return ""
-        gap = np.where(self.limits.rated, np.abs(self.motion.position - self._position), 0.0)
+        gap = np.where(self._placed, np.abs(self.motion.position - self._position), 0.0)
         joint = int(gap.argmax())
         if gap[joint] <= allowed:
             return ""
@@ -231,7 +238,7 @@ class Guard:
         self.state, self._hold = self._after_stop, self.motion.position
         if self.state == FAULT and self._position is not None:
             near = np.clip(self._position, self.limits.low, self.limits.high)
-            self._hold = np.where(self.limits.rated, near, self._hold)
+            self._hold = np.where(self._placed, near, self._hold)
 
     def _forget(self, reason: str) -> None:
         self.motion, self.reason, self._silent = None, reason, self._longest_silence

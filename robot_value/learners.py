@@ -7,7 +7,7 @@ together are trained in turn, each asking the other as it is at that moment.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,6 +73,7 @@ class PolicyLearner:
         self.optimization = o = optimization or Optimization()
         self.trained = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=o.lr, weight_decay=o.weight_decay, fused=True)
+        self.before_step: Callable[[Tensor, Tensor], None] | None = None  # (loss, gradient norm); refuses by raising
         self.settings = draccus.encode(o)
         self.ema = EMA(policy, o.ema)
         self.deployed = self.ema.module
@@ -90,6 +91,8 @@ class PolicyLearner:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.trained, self.optimization.grad_clip)
+        if self.before_step is not None:
+            self.before_step(loss.detach(), norm.detach())
         self.optimizer.step()
         self.ema.update(self.model, self.step)
         self.step += 1

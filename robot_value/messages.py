@@ -21,12 +21,16 @@ class MessageError(ValueError):
     """The message is not what the mapping says; it must not be used."""
 
 
+class NotFinite(MessageError):
+    """The message is meant for us, and its numbers are none."""
+
+
 def extract(entry: Numbers | Pictures, message: Any, elapsed: float = 0.0) -> np.ndarray:
     """float32[dims] in the mapping's units, or uint8[h, w, 3]; `elapsed` s after the message was received."""
     try:
         return _image(entry, message) if isinstance(entry, Pictures) else _numbers(entry, message, elapsed)
     except MessageError as error:
-        raise MessageError(f"{entry.topic}: {error}") from error.__cause__
+        raise type(error)(f"{entry.topic}: {error}") from error.__cause__
     except AttributeError as error:
         raise MessageError(f"{entry.topic}: expected a {entry.type}, got {error}") from error
 
@@ -46,10 +50,12 @@ def _numbers(entry: Numbers, message: Any, elapsed: float) -> np.ndarray:
         values = _by_name(entry, list(getattr(message, NAMED[entry.type])), values)
     if values.shape != (len(entry.names),):
         raise MessageError(f"{entry.path}: expected {len(entry.names)} numbers, got {values.size}")
+    if entry.speeds:
+        values = values / entry.speeds
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise MessageError(f"{entry.path}: expected finite float32 numbers, got {values.tolist()}")
+        raise NotFinite(f"{entry.path}: expected finite float32 numbers, got {values.tolist()}")
     return values
 
 

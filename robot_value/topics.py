@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .safety import speeds_of
 from .types import ActionPart, Camera, Spec
 from .yaml_keys import KeyMistake, Keys, each, number, pattern, positive, read_yaml, text, texts
 
@@ -26,7 +27,8 @@ ENCODINGS = {IMAGE: ("rgb8", "bgr8", "rgba8", "bgra8", "mono8"), COMPRESSED_IMAG
 # Where the numbers are, for types that leave no doubt.
 PATHS = {JOINT_STATE: "position", JOINT_TRAJECTORY: "positions"}
 PATHS |= {f"std_msgs/msg/{name}": "data" for name in ("Float32", "Float64", "Float32MultiArray", "Float64MultiArray")}
-PATHS |= {"geometry_msgs/msg/PoseStamped": "pose", "geometry_msgs/msg/TwistStamped": "twist"}
+TWIST = "geometry_msgs/msg/TwistStamped"
+PATHS |= {"geometry_msgs/msg/PoseStamped": "pose", TWIST: "twist"}
 NUMBER, FLAG, TEXT = ("std_msgs/msg/Float32", "std_msgs/msg/Float64"), ("std_msgs/msg/Bool",), ("std_msgs/msg/String",)
 MARK = (*FLAG, "std_msgs/msg/Empty")
 EVENTS = {"reward": NUMBER, "success": FLAG, "task": TEXT, "intervention": FLAG, "start": MARK, "stop": MARK}
@@ -52,6 +54,7 @@ class Numbers:
     units: tuple[str, ...]  # one per dim
     max_age: float  # s since it was received; older at a tick is stale
     counted: bool = False  # increments: expected exactly one per step, never repeated and never skipped
+    speeds: tuple[float, ...] = ()  # m/s or rad/s in a twist's message per 1 of ours; empty: numbers are as they are
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def _read_numbers(keys: Keys, relative: bool = False) -> Numbers:
     if joints and len(names) != len(joints):
         raise KeyMistake(f"{keys.where}names: expected one per joint ({len(joints)}), got {len(names)}")
     units = keys.take("unit", lambda value: each(value, len(names), text))
-    return Numbers(topic, kind, path, joints, names, units, keys.take("max_age", _age), relative)
+    return Numbers(topic, kind, path, joints, names, units, keys.take("max_age", _age), relative and kind != TWIST)
 
 
 def _action(keys: Keys, start: int, rate: float) -> tuple[Numbers, ActionPart]:
@@ -191,7 +194,10 @@ def _action(keys: Keys, start: int, rate: float) -> tuple[Numbers, ActionPart]:
         )
     try:
         unit = unit if isinstance(unit, str) else "+".join(dict.fromkeys(numbers.units))
-        return numbers, ActionPart(name, start, start + size, unit=unit, reference=reference, **limits, **about)
+        part = ActionPart(name, start, start + size, unit=unit, reference=reference, **limits, **about)
+        if numbers.type == TWIST:
+            numbers = replace(numbers, speeds=tuple(speeds_of(part, 1 / rate).tolist()))
+        return numbers, part
     except ValueError as error:
         raise KeyMistake(f"{keys.where.rstrip('.')}: {error}") from error
 

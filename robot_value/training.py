@@ -102,7 +102,11 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> nn.Mod
 
 
 def load_policy(folder: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """As `load_model`; a coarse-to-fine critic (cqn_as, arsq) comes as the policy that decodes it."""
+    """As `load_model`; LeRobot's checkpoints too, and a coarse-to-fine critic as the policy that decodes it."""
+    from .policies import lerobot_vla
+
+    if lerobot_vla.is_checkpoint(folder):
+        return lerobot_vla.load(folder, choose_device(device))
     model, greedy = load_model(folder, device), components.load("policies", "greedy")
     if not greedy.decodes(model):
         return model

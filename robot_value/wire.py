@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -112,7 +113,10 @@ def pack(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
     """JSON values and named arrays (none called "about") as safetensors: binary floats with NaN, nothing executable."""
     from safetensors.numpy import save
 
-    text = np.frombuffer(json.dumps(about, allow_nan=False).encode(), np.uint8)
+    try:
+        text = np.frombuffer(json.dumps(about, allow_nan=False).encode(), np.uint8)
+    except ValueError as error:
+        raise WireError(f"about: expected finite numbers, got {str(about)[:200]}") from error
     return save({"about": text, **{name: np.ascontiguousarray(array) for name, array in arrays.items()}})
 
 
@@ -139,7 +143,9 @@ MAYBE = {"committed": 1}
 
 
 def pack_decision(decision: Decision) -> bytes:
-    about = {key: getattr(decision, key) for key in ("reason", "seconds", "seed", "versions")}
+    """Times that nobody took are NaN, which JSON has no word for: null."""
+    about = {key: getattr(decision, key) for key in ("reason", "seed", "versions")}
+    about["seconds"] = {stage: None if s != s else s for stage, s in decision.seconds.items()}
     names = [name for name in (*ARRAYS, *MAYBE) if getattr(decision, name) is not None]
     return pack(about, {name: getattr(decision, name) for name in names})
 
@@ -151,6 +157,7 @@ def unpack_decision(data: Any) -> Decision:
     if set(arrays) != set(wanted) or any(arrays[name].ndim != ndim for name, ndim in wanted.items()):
         raise WireError(f"decision: expected arrays {ARRAYS}, got { {k: v.ndim for k, v in arrays.items()} }")
     try:
-        return Decision(**arrays, reason=tuple(about.pop("reason")), **about)
-    except (KeyError, TypeError) as error:
+        seconds = {stage: math.nan if s is None else s for stage, s in about.pop("seconds").items()}
+        return Decision(**arrays, reason=tuple(about.pop("reason")), seconds=seconds, **about)
+    except (KeyError, TypeError, AttributeError) as error:
         raise WireError(f"decision: {error}") from error

@@ -20,10 +20,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from robot_value import wire
+from robot_value.deploy.steps_taken import StepsTaken
 from robot_value.deploy.ticking import Doorman, Ended, Live, Lockstep, Start, Told, Turn, spline_velocities
 from robot_value.messages import MessageError
 from robot_value.protocols import ChunkFollower
 from robot_value.resampling import SECOND, Received, Tick
+from robot_value.safety import is_twist
 from robot_value.topics import Topics
 from robot_value.types import HUMAN, POLICY, Decision, Observation, Outcome
 
@@ -31,7 +33,6 @@ SYNC, AHEAD, SHADOW = "sync", "ahead", "shadow"
 REMEMBERED = 4096  # commands of the guard
 TOGETHER = 100  # control steps of a human that are told at once
 AGAIN = SECOND // 5  # ns, until a lock-step plan is sent again that may have met a guard which still obeyed a human
-WON, LOST = "success", "failure"  # ends that the task itself has; all others only cut an episode off
 
 
 class Outbox(Protocol):
@@ -86,7 +87,8 @@ class ArmRobot:
         self.stale: dict[str, str] = {}  # why the newest tick could not be used
         self._entries = {entry.topic: entry for entry in topics.observed}
         self._schema, self._seq = wire.schema(topics.spec), 0
-        self._absolute = all(part.reference == "absolute" for part in topics.parts)
+        # A twist is a velocity, as true in a moment as now; other increments would be applied again.
+        self._lasting = all(part.reference == "absolute" or is_twist(part) for part in topics.parts)
         self._commands: deque[tuple[wire.About, np.ndarray]] = deque(maxlen=REMEMBERED)
         self._human, self._releases, self._released = False, 0, 0
         self._start: Start | None = None
@@ -144,7 +146,7 @@ class ArmRobot:
         return self._observe()
 
     def execute(self, decision: Decision, follower: ChunkFollower) -> Outcome:
-        steps, why = _Steps(self.spec), ""
+        steps, why = StepsTaken(self.spec), ""
         try:
             if int(decision.execute[0]):
                 self._note(decision)
@@ -166,7 +168,7 @@ class ArmRobot:
 
     # -- control steps -------------------------------------------------------------------------------------------------
 
-    def _execute(self, decision: Decision, follower: ChunkFollower, steps: _Steps) -> None:
+    def _execute(self, decision: Decision, follower: ChunkFollower, steps: StepsTaken) -> None:
         if self._too_old():
             return self._resume("late")
         end, releases = min(self._step + int(decision.execute[0]), self._last), self._releases
@@ -224,7 +226,7 @@ class ArmRobot:
 
     def _ahead(self) -> int:
         """Steps that a plan for a follower who looks may have: increments must not go on by themselves."""
-        if self.driving.lockstep or (self.driving.mode == AHEAD and not self._absolute):
+        if self.driving.lockstep or (self.driving.mode == AHEAD and not self._lasting):
             return 1
         return max(1, int(self.driving.longest / self.spec.dt))
 
@@ -250,13 +252,13 @@ class ArmRobot:
         observed = self.clock() if self.driving.lockstep else observed  # without a clock nothing is old
         about = wire.About(self._seq, self._start.episode, self._step, begin, observed, self.clock(), self._schema)
         points, dt = actions.astype(np.float64), self.spec.dt
-        velocities = spline_velocities(points, dt, self._last_command()) if self._absolute else None
+        velocities = spline_velocities(points, dt, self._last_command()) if self._lasting else None
         self.outbox.plan(wire.Plan(about, points, velocities, dt))
 
     def _last_command(self) -> np.ndarray | None:
         return self._commands[-1][1] if self._commands else None
 
-    def _advance(self, steps: _Steps, commanded: np.ndarray | None, releases: int) -> bool:
+    def _advance(self, steps: StepsTaken, commanded: np.ndarray | None, releases: int) -> bool:
         """One control step; False where the decision is over: it could not be seen how the step ended."""
         step = self._step
         tick = self._next_tick(step + 1, releases)
@@ -381,48 +383,3 @@ def _name_of(received: Received, entry: Any) -> int:
     if header is None:
         return received.time
     return header.stamp.sec * SECOND + header.stamp.nanosec
-
-
-class _Steps:
-    """What happened at control rate, until the next decision is due."""
-
-    def __init__(self, spec: Any) -> None:
-        self.spec = spec
-        self.states: list[np.ndarray] = []
-        self.images: list[dict[str, np.ndarray]] = []
-        self.executed: list[np.ndarray] = []
-        self.commanded: list[np.ndarray] = []
-        self.source: list[int] = []
-
-    def add(
-        self, state: np.ndarray, images: dict[str, np.ndarray], executed: np.ndarray, commanded: np.ndarray, source: int
-    ) -> None:
-        self.states.append(state)
-        self.images.append(images)
-        self.executed.append(executed)
-        self.commanded.append(commanded)
-        self.source.append(source)
-
-    def outcome(self, observation: Observation, why: str) -> Outcome:
-        """`why` the episode is over; "" where it is not."""
-        k, spec = len(self.states), self.spec
-        rows = {"states": spec.state_dim, "executed": spec.action_dim, "commanded": spec.action_dim}
-        arrays = {name: np.array(getattr(self, name), np.float32).reshape(1, k, size) for name, size in rows.items()}
-        images = {
-            camera.name: np.array([each[camera.name] for each in self.images], np.uint8).reshape(
-                1, k, camera.height, camera.width, 3
-            )
-            for camera in spec.cameras
-        }
-        return Outcome(
-            observation=observation,
-            **arrays,
-            images=images,
-            executed_valid=np.ones((1, k), bool),
-            rewards=np.zeros((1, k), np.float32),  # the recorder has them
-            source=np.array(self.source, np.uint8).reshape(1, k),
-            terminated=np.array([why in (WON, LOST)]),
-            truncated=np.array([bool(why) and why not in (WON, LOST)]),
-            success=np.array([why == WON]),
-            unstable=np.zeros(1, bool),
-        )

@@ -11,11 +11,10 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -26,18 +25,18 @@ from robot_value.deploy.lockstep import LockStep, action
 from robot_value.deploy.measured import Measured
 from robot_value.deploy.plans import SECOND, Course, Plans, Rules
 from robot_value.guard import FAULT, HOLD, RUN, Guard, Inside
-from robot_value.safety import Limits
+from robot_value.safety import Limits, is_twist
 from robot_value.topics import load
 
+from .guard_words import Executed, States
 from .health import ERROR, OK, WARN, Finding
 from .managed import COMMAND, LATCHED, RECORD, SENSOR, ManagedNode, run
-from .outputs import Outputs, one_point
+from .outputs import Outputs
 from .parameters import number
 from .raw import message_type
 from .watching import Commanders, Intervals
 
 RELIABLE = QoSProfile(depth=10)
-SILENCE = 1000  # added to the sequence number per period without a command: what follows begins anew
 STALL = 0.1  # s between two periods, from which on plans are dropped
 ALONE = "expected one commander,"
 LONGEST_STOP = 1.0  # s, that deactivating waits for rest
@@ -50,7 +49,7 @@ class Config:
     enabled: bool = False  # Whether motion is wanted from activation on; else by the service ~/enable.
     real: bool = True  # A real arm: use_sim_time is refused.
     lockstep: bool = False  # Answer state k with command k, without a clock: simulated arms and tests only.
-    velocity: tuple[float, ...] = number((1.0,), 1e-3, 1e5)  # rad/s or m/s, one for all arm joints or one each.
+    velocity: tuple[float, ...] = number((1.0,), 1e-3, 1e5)  # rad/s or m/s, one for all of arm or twist or one each.
     acceleration: tuple[float, ...] = number((5.0,), 1e-3, 1e7)  # rad/s^2 or m/s^2, one for all or one each.
     jerk: tuple[float, ...] = number((100.0,), 1e-3, 1e9)  # rad/s^3 or m/s^3, one for all or one each.
     max_state_age: float = number(0.05, 1e-3, 10.0)  # s since a measured state was received; older ones stop the arm.
@@ -70,6 +69,8 @@ class Config:
     workspace_high: tuple[float, ...] = number((10.0, 10.0, 10.0), -100.0, 100.0)  # m, x y z the tool stays below.
     tool: str = ""  # Site or body of the MJCF, link of the URDF.
     gripper_action: str = ""  # GripperCommand action instead of the gripper's topic; needs control_msgs.
+    trajectory_action: str = ""  # FollowJointTrajectory action instead of the joints' topic; needs control_msgs.
+    twist_frame: str = ""  # tf frame that twists are said in; empty: the `frame` of the topic YAML's action.
 
 
 class GuardNode:
@@ -98,8 +99,8 @@ class GuardNode:
         self._plans = Plans(Rules(self._schema, *ages), limits)
         self._measured = Measured(topics, limits)
         self._intervals = Intervals(self._period)
-        self._clear()
         self._create()
+        self._clear()
 
     def activate(self) -> None:
         with self._lock:
@@ -107,6 +108,7 @@ class GuardNode:
             self._guard.enabled = self._config.enabled and self._guard.state != FAULT
             self._plans.clear()
             self._clear()
+            self._executed.skip()
             self._ending, self._due = False, time.monotonic_ns() + self._ns
         if not self._config.lockstep:
             self._thread = threading.Thread(target=self._run, name="guard", daemon=True)
@@ -135,12 +137,16 @@ class GuardNode:
         with self._lock:
             guard, ages = self._guard, self._measured.age(time.monotonic_ns())
             refused = ", ".join(f"{why} {n}" for why, n in self._plans.refused.items())
-            values = {"enabled": str(guard.enabled), "clamps": str(guard.clamps), "faults": str(self._faults)}
+            values = {"enabled": str(guard.enabled), "clamps": str(guard.clamps), "faults": str(self._states.faults)}
             values |= {"refused_plans": refused or "none", "refused_states": str(self._measured.refused)}
-            values |= {"state_age_ms": f"{ages * 1e3:.0f}", "commands": str(self._seq)} | self._intervals.values()
+            values |= {f"refused_goals {goals.action}": str(goals.refused) for goals in self._outputs.goals}
+            values |= {"state_age_ms": f"{ages * 1e3:.0f}", "commands": str(self._executed.seq)}
+            values |= self._intervals.values()
             state, reason = guard.state, guard.reason
         level = ERROR if state == FAULT else OK if state == RUN or not self._config.enabled else WARN
-        return [Finding(f"{self._node.get_name()}: guard", level, f"{state}: {reason}" if reason else state, values)]
+        name, odd = self._node.get_name(), self._measured.odd_stamps
+        stamps = Finding(f"{name}: stamps", WARN if odd else OK, odd or "of this computer's clock")
+        return [Finding(f"{name}: guard", level, f"{state}: {reason}" if reason else state, values), stamps]
 
     # -- building ------------------------------------------------------------------------------------------------------
 
@@ -158,6 +164,8 @@ class GuardNode:
         c = self._config
         if not c.kinematics:
             return None
+        if any(is_twist(part) for part in self._topics.parts):
+            raise ValueError("kinematics: expected none for a twist, got one; MoveIt Servo checks the scene itself")
         from robot_value.deploy import forward_kinematics
 
         if len(c.workspace_low) != 3 or len(c.workspace_high) != 3:
@@ -168,7 +176,7 @@ class GuardNode:
         return forward_kinematics.Workspace(low, high, tool, np.array(dims))
 
     def _clear(self) -> None:
-        self._seq, self._faults, self._said, self._since = 0, 0, ("", False, ""), 0
+        self._states.clear()
         self._followed: Course | None = None
         self._estop, self._estop_heard = False, time.monotonic()
         self._lockstep = LockStep(self._schema, self._measured.topics)
@@ -176,11 +184,12 @@ class GuardNode:
     def _create(self) -> None:
         node, config = self._node, self._config
         record = config.lockstep
-        self._outputs = Outputs(node, self._topics, self._period, config.gripper_action)
+        others = (config.gripper_action, config.trajectory_action, config.twist_frame)
+        self._outputs = Outputs(node, self._topics, self._period, *others)
         self._commanders = Commanders(node, self._outputs.topics)
-        self._executed = node.create_lifecycle_publisher(JointTrajectory, "executed", RECORD)
-        self._state = node.create_publisher(String, "guard_state", LATCHED)
-        self._entities += [(node.destroy_publisher, publisher) for publisher in (self._executed, self._state)]
+        self._executed = Executed(node, self._names, self._schema, self._period)
+        self._states = States(node, self._guard)
+        self._entities += [(node.destroy_publisher, said.publisher) for said in (self._executed, self._states)]
         plan, qos = RECORD if record else COMMAND, RECORD if record else SENSOR
         self._listen(JointTrajectory, "plan", self._on_plan, plan)
         self._listen(JointTrajectory, "takeover", self._on_plan, plan)
@@ -197,7 +206,7 @@ class GuardNode:
         ):
             service = node.serve(kind, name, lambda request, answer=answer: self._when_active(answer, request))
             self._entities.append((node.destroy_service, service))
-        for period, callback in ((1.0, self._watch), (0.05, self._say)):
+        for period, callback in ((1.0, self._watch), (0.05, self._states.say)):
             self._entities.append((node.destroy_timer, node.every(period, callback)))
 
     def _listen(self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> None:
@@ -210,7 +219,8 @@ class GuardNode:
     # -- what is heard -------------------------------------------------------------------------------------------------
 
     def _on_state(self, topic: str, message: Any) -> None:
-        problem = self._measured.put(topic, message, time.monotonic_ns(), jumps=self._guard.state == HOLD)
+        wall = 0 if self._config.lockstep else self._node.get_clock().now().nanoseconds
+        problem = self._measured.put(topic, message, time.monotonic_ns(), self._guard.state == HOLD, wall)
         if problem and problem.latches:
             self._guard.bad_state(problem.reason)
         elif not problem:
@@ -284,7 +294,7 @@ class GuardNode:
                     self._guard.reason = f"{ALONE} {self._node.get_fully_qualified_name()}, got {', '.join(others)} too"
             if self._config.estop_topic and allowed and silence > allowed and self._node.active:
                 self._emergency(f"{self._config.estop_topic}: expected a message every {allowed} s, got none")
-        self._tell()
+        self._states.tell()
 
     # -- what is published ---------------------------------------------------------------------------------------------
 
@@ -300,8 +310,8 @@ class GuardNode:
                     self._safely_tick()
 
     def _at_rest(self) -> bool:
-        motion = self._guard.motion
-        return motion is None or (motion.at_rest and self._guard.state in (HOLD, FAULT))
+        guard = self._guard
+        return guard.motion is None or (guard.at_rest and guard.state in (HOLD, FAULT))
 
     def _safely_tick(self) -> None:
         try:
@@ -324,55 +334,20 @@ class GuardNode:
         found = self._plans.at(self._due, guard.motion, self._period) if guard.motion else None
         tick = guard.tick(None if found is None else found[0], measured, age, periods)
         if tick.command is None:
-            self._seq += SILENCE
+            self._executed.skip()
             return
         course = found[1] if found and tick.state == RUN else None
         self._followed = last = course or self._followed
         sends = self._outputs.made(tick.command, grippers=last is not None)
         source, step = course.about.source if course else wire.STOP, last.step(self._due) if last else 0
-        record = self._record(tick.command, last.about if last else None, source, step)
+        record = self._executed.record(tick.command, last.about if last else None, source, step)
         if time.monotonic_ns() - now > STALL * SECOND:  # we were paused on the way here: this is old, decide again
             guard.motion = before
             self._plans.clear()
             return
         for send in sends:
             send()
-        self._publish(record)
-
-    def _publish(self, record: JointTrajectory) -> None:
-        self._seq += 1
         self._executed.publish(record)
-
-    def _record(self, command: np.ndarray, about: wire.About | None, source: str, step: int) -> JointTrajectory:
-        """The command as said on `executed`: whose it is, and of which step."""
-        said = {
-            "seq": self._seq + 1,
-            "source": source,
-            "step": step,
-            "start": time.monotonic_ns(),
-            "schema": self._schema,
-        }
-        nothing = {"episode": 0, "observed": 0, "created": 0}
-        message = one_point(self._names, command.tolist(), Duration(seconds=self._period).to_msg())
-        message.header.frame_id = wire.header(replace(about, **said) if about else wire.About(**nothing, **said))
-        return message
-
-    def _say(self) -> None:
-        """The state, at once when it has changed; where it runs, reasons come and go."""
-        guard = self._guard
-        now = (guard.state, guard.enabled, guard.reason if guard.state != RUN else "")
-        if now != self._said:
-            self._faults += guard.state == FAULT != self._said[0]
-            self._said, self._since = now, time.monotonic_ns()
-            self._tell()
-            if guard.state == FAULT:
-                self._node.diagnose()
-
-    def _tell(self) -> None:
-        """Also once a second, so that a second guard of our name learns of us."""
-        guard = self._guard
-        text = {"state": guard.state, "reason": guard.reason, "since": self._since, "enabled": guard.enabled}
-        self._state.publish(String(data=json.dumps(text | {"clamps": guard.clamps, "pid": os.getpid()})))
 
     # -- lock-step -----------------------------------------------------------------------------------------------------
 
@@ -387,7 +362,7 @@ class GuardNode:
             if episode != before:
                 guard.begin(self._measured.positions)
             command = guard.obey(action(plan, step)).command
-            self._publish(self._record(command, plan.about, plan.about.source, step))
+            self._executed.publish(self._executed.record(command, plan.about, plan.about.source, step))
 
 
 def main(args: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration
@@ -25,9 +25,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from robot_value import topics, wire
-from robot_value.deploy.steering_setup import Setup, Thinking, prepare
 from robot_value.deploy.ticking import Ended, parse_event
-from robot_value.loop import run_episodes
 from robot_value.types import Decision
 
 from .arm_robot import AHEAD, SYNC, ArmRobot, Driving
@@ -35,6 +33,9 @@ from .health import ERROR, OK, WARN, Finding
 from .managed import COMMAND, EPISODES, RECORD, SENSOR, ManagedNode, run
 from .parameters import number
 from .raw import is_stamped, message_type
+
+if TYPE_CHECKING:
+    from robot_value.deploy.steering_setup import Setup, Thinking
 
 JOIN = 2.0  # s that cleanup waits for a decision that is being made
 
@@ -96,6 +97,8 @@ class Steering:
     # -- lifecycle -----------------------------------------------------------------------------------------------------
 
     def configure(self) -> None:
+        from robot_value.deploy.steering_setup import prepare  # torch, which nobody needs for the parameters
+
         config, node = self.config, self.node
         if not config.lockstep and node.get_parameter("use_sim_time").value:
             raise ValueError("use_sim_time: expected false on a robot, got true; a clock that stops would stop nobody")
@@ -194,6 +197,8 @@ class Steering:
                 self._episode(start)
 
     def _episode(self, start: Any) -> None:
+        from robot_value.loop import run_episodes
+
         self.failed = ""
         self.robot.play(start)
         thinking = self.thinking
@@ -321,6 +326,8 @@ def _to(receive: Callable[[str, Any], None], topic: str) -> Callable[[Any], None
 
 
 def _setup(config: Config) -> Setup:
+    from robot_value.deploy.steering_setup import Setup
+
     parts = ("selector", "gate", "proposer", "guide", "follower")
     options = {part: _options(part, getattr(config, f"{part}_options")) for part in parts}
     return Setup(

@@ -23,6 +23,7 @@ from robot_value import topics, wire
 from robot_value.deploy.forward_kinematics import Kinematics, load
 from robot_value.deploy.teleoperation import Hand, Keys, Pad, Reach, Wish, closing, grippers, joint_velocity
 from robot_value.messages import MessageError, extract
+from robot_value.safety import is_twist, speeds
 from robot_value.topics import JOINT_TRAJECTORY, Numbers
 
 from .health import OK, WARN, Finding
@@ -40,7 +41,7 @@ class Config:
     input: str = ""  # topic of the source; empty: /joy, ~/twist or ~/trajectory
     rate: float = number(50.0, 1.0, 1000.0)  # Hz, points to the guard; its own rate
     points: int = number(3, 1, 100)  # periods that the arm goes on when nothing more comes from here
-    speed: float = number(0.25, 0.001, 10.0)  # rad/s or m/s, every joint's full speed
+    speed: float = number(0.25, 0.001, 10.0)  # rad/s or m/s, full speed of every joint or dim of a twist
     gripper_speed: float = number(1.0, 0.01, 10.0)  # the gripper's full speed in ranges/s
     ramp: float = number(0.25, 0.02, 10.0)  # s from rest to full speed
     timeout: float = number(0.25, 0.02, 5.0)  # s without a message from the source until the hand has let go
@@ -52,7 +53,7 @@ class Config:
     shifted_axes: tuple[int, ...] = number((-1, -1, -1, -1, 0, 1, 3), -1, 63)  # as axes, while shift is held
     close_button: int = number(0, -1, 63)  # joystick button that closes the gripper; -1: none
     open_button: int = number(1, -1, 63)  # joystick button that opens it; -1: none
-    kinematics: str = ""  # MJCF (.xml) or URDF (.urdf) file of the arm, for source twist
+    kinematics: str = ""  # MJCF (.xml) or URDF (.urdf) file of the arm, for source twist of a joint-space robot
     tool: str = ""  # site or body of the MJCF, link of the URDF, which a twist moves
 
     def __post_init__(self) -> None:
@@ -80,6 +81,7 @@ class Teleop:
         self._heard, self._executed, self._about = 0, None, None  # of the guard: ns, float64[A], wire.About
         self._said, self._wish, self._seq, self._claimed = 0, None, 0, None  # _said: ns, newest word of the source
         self._repeated, self._ticked = 0, 0  # ns
+        self._check_source()
         self._open_source()
         self.takeover = self._keep(node.destroy_publisher, node.create_publisher(JointTrajectory, "takeover", COMMAND))
         self.intervention = self._keep(node.destroy_publisher, node.create_publisher(Bool, "intervention", 10))
@@ -112,6 +114,10 @@ class Teleop:
 
     # -- what comes in -------------------------------------------------------------------------------------------------
 
+    def _check_source(self) -> None:
+        if self.config.source == "trajectory" and self.hand.reach.twist.any():
+            raise ValueError("source: expected joystick, keyboard or twist for an arm moved by twists, got trajectory")
+
     def _open_source(self) -> None:
         config = self.config
         if config.source == "joystick":
@@ -123,7 +129,7 @@ class Teleop:
             self.leader = Numbers(topic, JOINT_TRAJECTORY, "positions", self.names, self.names, units, np.inf)
             self._listen(JointTrajectory, topic, self._led)
         elif config.source == "twist":
-            self.forward = self._kinematics()
+            self.forward = None if self.hand.reach.twist.any() else self._kinematics()
             self._listen(TwistStamped, config.input or "~/twist", self._twisted)
         else:
             from .terminal import Terminal
@@ -158,13 +164,17 @@ class Teleop:
         return Wish(True, np.zeros_like(target), target)
 
     def _twisted(self, message: TwistStamped) -> Wish:
-        linear = np.array([getattr(message.twist.linear, axis) for axis in "xyz"])
-        if not np.isfinite(linear).all():
-            raise MessageError(f"twist: expected finite numbers, got {linear.tolist()}")
-        still = np.zeros_like(self.closes)
-        if self._executed is None:
-            return Wish(True, still)
-        velocity = joint_velocity(self.forward, self._executed, linear)
+        vectors = [getattr(message.twist, name) for name in ("linear", "angular")]
+        twist = np.array([[getattr(vector, axis) for axis in "xyz"] for vector in vectors])  # m/s, rad/s
+        if not np.isfinite(twist).all():
+            raise MessageError(f"twist: expected finite numbers, got {twist.tolist()}")
+        velocity = np.zeros_like(self.closes)
+        if self.forward is None:
+            for part in filter(is_twist, self.spec.parts):
+                velocity[part.slice] = twist.ravel() if part.kind == "pose" else twist[int(part.kind == "rotation")]
+            velocity /= speeds(self.spec)
+        elif self._executed is not None:
+            velocity = joint_velocity(self.forward, self._executed, twist[0])
         return Wish(True, np.clip(velocity / self.hand.reach.speed, -1, 1))
 
     def _on_executed(self, message: JointTrajectory) -> None:

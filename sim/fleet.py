@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from robot_value.protocols import ChunkFollower
-from robot_value.types import EXPERT, POLICY, Decision, Observation, Outcome
+from robot_value.types import EXPERT, HUMAN, POLICY, Decision, Observation, Outcome
 
 from .fleet_ledger import Ledger
 from .fleet_link import FleetError, Link, LocalLink, ProcessLink, close_all
@@ -36,7 +36,8 @@ class Fleet:
     """A Robot and a Snapshot. `workers=0` plays everything in this process; more workers than rows are not started.
 
     With `driver="expert"` the simulator's scripted expert acts at every control step and the decisions' chunks are
-    ignored (their `execute` is not); what was drawn for its episode is in `latents[row]`.
+    ignored (their `execute` is not); what was drawn for its episode is in `latents[row]`. With `driver="shared"` it
+    does so in the rows that `hand_over` names, as the human who takes over; the others follow their decisions.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class Fleet:
         self.spec = hello.spec.choose(n_obs_steps=n_obs_steps)
         self.tasks, self.max_steps, self.provenance = hello.tasks, hello.max_steps, hello.provenance
         self._ledger = Ledger(self.spec, batch_size, n_obs_steps, hello.max_steps)
+        self._expert = np.full(batch_size, driver == "expert")  # rows that the expert drives
+        self._teacher = HUMAN if driver == "shared" else EXPERT  # what its steps are called
 
     @property
     def latents(self) -> list[dict[str, Any]]:
@@ -84,7 +87,18 @@ class Fleet:
         for row, (frame, latents) in self._call(calls).items():
             _, _, task, seed = calls[row]
             self._ledger.begin(row, task, seed, frame, latents)
+        self._expert[rows] = self._driver == "expert"
         return self._ledger.observation()
+
+    def hand_over(self, human: np.ndarray) -> None:
+        """bool[B]: rows that the expert drives from now on; one that it did not drive before is begun anew."""
+        if self._driver != "shared" or human.shape != (self.batch_size,):
+            raise ValueError(
+                f"hand_over: expected driver='shared' and bool[{self.batch_size}], got driver={self._driver!r} and "
+                f"{list(human.shape)}"
+            )
+        self._call({int(row): ("take_over", int(row)) for row in np.flatnonzero(human & ~self._expert)})
+        self._expert = human.copy()
 
     def execute(self, decision: Decision, follower: ChunkFollower | None = None) -> Outcome:
         """`follower=None` or one that declares `open_loop = True` plays the chunk as it is: one message per worker."""
@@ -92,12 +106,14 @@ class Fleet:
         if (steps < 0).any():
             raise ValueError(f"execute: expected no negative number of steps, got {decision.execute.tolist()}")
         parts: Parts = [[] for _ in range(self.batch_size)]
-        if self._driver == "expert":
-            self._play(parts, {row: (int(k), None) for row, k in enumerate(steps) if k})
-        elif follower is None or getattr(follower, "open_loop", False):
-            self._play(parts, self._blocks(decision, steps))
+        driven = {int(row): (int(steps[row]), None) for row in np.flatnonzero(self._expert & (steps > 0))}
+        told = np.where(self._expert, 0, steps)
+        if follower is None or getattr(follower, "open_loop", False):
+            self._play(parts, driven | self._blocks(decision, told))
         else:
-            self._follow(parts, decision, follower, steps)
+            if driven:
+                self._play(parts, driven)
+            self._follow(parts, decision, follower, told)
         return self._outcome(parts)
 
     def save_state(self) -> list[Mapping[str, Any]]:
@@ -210,7 +226,7 @@ class Fleet:
             commanded=commanded,
             executed_valid=valid,
             rewards=rewards,
-            source=np.full((batch, k), EXPERT if self._driver == "expert" else POLICY, np.uint8),
+            source=np.where(self._expert, self._teacher, POLICY).astype(np.uint8)[:, None].repeat(k, 1),
             terminated=ledger.terminated.copy(),
             truncated=ledger.truncated.copy(),
             success=ledger.success.copy(),

@@ -12,7 +12,7 @@ from robot_value.types import Spec
 
 from .simulator import Expert, Frame, Simulator
 
-DRIVERS = ("policy", "expert")
+DRIVERS = ("policy", "expert", "shared")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ class Rows:
                 break
         return self._played(np.array(commanded, np.float32).reshape(-1, len(self._low)), frames)
 
+    def take_over(self, row: int) -> None:
+        """The expert begins anew from where the row is, with what was drawn for its episode."""
+        self._wake(row)
+        self._expert = self._simulator.expert(self._started[row][1])
+
     def save(self, row: int) -> dict[str, Any]:
         state = self._simulator.save_state() if row == self._live else self._resting[row]
         return {"simulator": state, "started": self._started[row]}
@@ -90,7 +95,7 @@ class Rows:
 
     def _begin(self, task: str, seed: int) -> Frame:
         frame, self._begun = self._simulator.reset(task, seed), True
-        if self._driver == "expert":
+        if self._driver != "policy":
             self._expert = self._simulator.expert(seed)
         return frame
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from robot_value import cli, components, flags
-from robot_value.commands import calibrate, collect, evaluate, mine, replay, train
+from robot_value.commands import _train_online, calibrate, collect, evaluate, mine, replay, train
 from robot_value.commands._arm import PARTS
 from robot_value.commands.data import ACTIONS
 from robot_value.recipe import refuse_overlap
@@ -125,12 +125,15 @@ REPLAY_PAGES = [
     ROOT / "README.md",
     ROOT / "docs" / "tutorials" / "replay.md",
     *sorted((ROOT / "docs" / "replay").glob("*.md")),
+    ROOT / "docs" / "tutorials" / "online.md",
+    *sorted((ROOT / "docs" / "online").glob("*.md")),
 ]
 LOG_COMMANDS = {
     "replay": (replay.Replay, {"source": flags.Choice("converters", None), **PARTS}),
     "mine": (mine.Mine, {}),
     "collect": (collect.Collect, {"robot": flags.Choice("robots", "robosuite")}),
     "train": (train.Train, train.CHOICES),
+    "online": (_train_online.TrainOnline, _train_online.CHOICES),
 }
 
 
@@ -139,7 +142,9 @@ def test_every_command_of_the_replay_pages_has_flags_that_exist(page):
     # mutation: --shuffle_critic= in docs/tutorials/replay.md
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^ *robot-value (?:replay|mine|collect|train) .*$", text, re.MULTILINE):
-        verb, *words = shlex.split(line.split("#")[0])[1:]
+        verb, *words = (word for word in shlex.split(line.split("#")[0])[1:] if word != "...")
+        if verb == "train" and words[0] == "online":
+            verb = words.pop(0)
         command, choices = LOG_COMMANDS[verb]
         paths, rest = flags.positional(words)
         assert len(paths) == (verb in ("replay", "mine")), line

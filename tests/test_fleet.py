@@ -300,7 +300,7 @@ def test_a_worker_with_a_single_row_never_switches():
         ({"batch": 0}, "batch_size >= 1"),
         ({"workers": -1}, "workers >= 0"),
         ({"n_obs_steps": 0}, "n_obs_steps >= 1"),
-        ({"driver": "human"}, "expected one of policy, expert, got 'human'"),
+        ({"driver": "human"}, "expected one of policy, expert, shared, got 'human'"),
     ],
 )
 def test_a_fleet_that_makes_no_sense_is_refused(change, message):

@@ -1,6 +1,7 @@
 """The guard node over real topics: what it follows, how it stops, whom it obeys. The probe is everybody else."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.duration import Duration
 from ros_graph import Graph, until
 from sensor_msgs.msg import JointState
@@ -51,6 +53,7 @@ class Rig:
         self.topics.write_text(TOPICS)
         self.schema = wire.schema(load(self.topics).spec)
         self.where, self.alive, self.seq = list(START), True, 0
+        self.ahead = None  # s, of the states' stamps; None: not stamped
         qos = RECORD if lockstep else SENSOR
         self.executed = graph.listen(JointTrajectory, "executed", RECORD)
         self.commands = graph.listen(JointTrajectory, "/arm/joint_trajectory", RECORD, self._obey)
@@ -76,6 +79,9 @@ class Rig:
     def say(self, positions, frame=""):
         message = JointState(name=["b", "a"], position=[float(x) for x in positions[::-1]])
         message.header.frame_id = frame
+        if self.ahead is not None:
+            stamp = message.header.stamp
+            stamp.sec, stamp.nanosec = divmod(time.time_ns() + self.ahead * 10**9, 10**9)
         self.state.publish(message)
 
     def plan(self, actions, velocities=None, source=wire.POLICY, **about):
@@ -277,7 +283,7 @@ def test_nonsense_is_refused_whole_and_never_published(rig):
     assert "bad measured states in a row" in rig.said()["reason"]
 
 
-# mutation: in GuardNode.deactivate do not wait for rest.
+# mutation: in GuardNode.deactivate do not wait for rest; in activate do not skip.
 def test_deactivating_finishes_the_stop_and_nothing_is_published_afterwards(rig):
     since = rig.ready()
     rig.moving()
@@ -294,7 +300,26 @@ def test_deactivating_finishes_the_stop_and_nothing_is_published_afterwards(rig)
     time.sleep(0.05)
     begun = time.monotonic_ns()
     assert rig.graph.change("guard", "activate")
-    np.testing.assert_allclose(rig.commanded(begun, wire.STOP)[2][:2], [0.1, 0.2], atol=1e-3)
+    _, about, where = rig.commanded(begun, wire.STOP)
+    np.testing.assert_allclose(where[:2], [0.1, 0.2], atol=1e-3)
+    assert about.seq > abouts[-1].seq + 1  # goes on, and says that it begins anew
+
+
+# mutation: in GuardNode._on_state no wall clock; in findings level OK.
+def test_a_stamp_from_the_future_is_a_warning_in_diagnostics_and_stops_nothing(rig):
+    diagnostics = rig.graph.listen(DiagnosticArray, "/diagnostics", 10)
+
+    def stamps(message):
+        return [(s.level, s.message) for s in message.status if s.name == "guard: stamps"]
+
+    rig.ready()
+    rig.ahead = 60
+    _, message = diagnostics.wait(lambda m: any(level == b"\x01" for level, _ in stamps(m)))
+    rig.ahead = 0
+    ((_, said),) = stamps(message)
+    assert re.fullmatch("/joint_states: stamped .* s in the future; do all computers' clocks agree\\?", said)
+    diagnostics.wait(lambda m: any(level == b"\x00" for level, _ in stamps(m)), time.monotonic_ns())
+    assert rig.said()["state"] != "FAULT"
 
 
 # mutation: in Commanders.others return [].
@@ -379,24 +404,6 @@ def test_in_lock_step_every_state_is_answered_once_with_its_plans_action_to_the_
 def _step(message):
     about = wire.parse_header(message.header.frame_id)
     return about.episode, about.step
-
-
-def test_a_gripper_may_be_an_action_where_control_msgs_is_installed(monkeypatch):
-    # mutation: send every command as a goal
-    class GripperCommand:
-        Goal = lambda: SimpleNamespace(command=SimpleNamespace(position=None))  # noqa: E731
-
-    goals = []
-    client = SimpleNamespace(server_is_ready=lambda: True, send_goal_async=lambda goal: goals.append(goal))
-    monkeypatch.setitem(sys.modules, "control_msgs", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "control_msgs.action", SimpleNamespace(GripperCommand=GripperCommand))
-    monkeypatch.setattr("rclpy.action.ActionClient", lambda *arguments: client)
-    from robot_value.ros_nodes.outputs import _gripper
-
-    send = _gripper(None, "/gripper")
-    for position in (0.0, 0.0, 0.0005, 1.0, 1.0):
-        send([position])
-    assert [goal.command.position for goal in goals] == [0.0, 1.0]
 
 
 def test_the_node_starts_without_torch():

@@ -17,6 +17,7 @@ from robot_value.arms import MAIN
 from robot_value.episodes.cache import open_cache
 from robot_value.episodes.store import EpisodeStore
 from robot_value.evaluate import Arm
+from robot_value.online import learning
 from robot_value.online.growing_sampler import GrowingSampler
 from robot_value.online.grown import Grown
 from robot_value.online.learning import OnlineJob, Schedule, train_online
@@ -24,7 +25,7 @@ from robot_value.sampling import ChunkSampler
 from robot_value.training import Interrupted
 
 SCHEDULE = Schedule(
-    episodes=8, per_round=2, ratio=0.25, batch_size=16, evaluate_every=2, evaluate_episodes=3, progress=False,
+    episodes=8, per_round=2, ratio=0.25, batch_size=16, evaluate_every=2, evaluate_episodes=2, progress=False,
     tensorboard=False, device="cpu",
 )  # fmt: skip
 
@@ -52,8 +53,15 @@ def progress(folder):
 
 
 def without_times(folder):
-    rounds = [{k: v for k, v in each.items() if k not in ("seconds", "names")} for each in progress(folder)["rounds"]]
-    return rounds, progress(folder)["evaluations"]
+    """What does not depend on how fast the machine was."""
+    told = progress(folder)
+    return [{k: v for k, v in e.items() if k not in ("seconds", "names")} for e in told["rounds"] + told["evaluations"]]
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    """Nobody looks at it here, and it takes as long as the run."""
+    monkeypatch.setattr(learning, "write_page", lambda *_: None)
 
 
 # -- rounds ------------------------------------------------------------------------------------------------------------
@@ -86,12 +94,22 @@ def test_there_are_as_many_updates_as_the_ratio_says(models, tmp_path):
 def test_evaluation_seeds_are_played_by_the_newest_version_and_not_learned_from(models, tmp_path):
     # mutation: evaluate into the store
     actor = Here()
-    train_online(job(models, tmp_path), actor)
-    evaluations = [(acting, each) for acting, each in actor.calls if acting.store is None]
-    assert [each.version.number for _, each in evaluations] == [2, 4]
-    assert all(each.seeds == (1000, 1001, 1002) for _, each in evaluations)
-    assert [e["version"] for e in progress(tmp_path)["evaluations"]] == [2, 4]
+    train_online(job(models, tmp_path, evaluate_episodes=3), actor)
+    trials = [(each.version.number, each.seeds) for acting, each in actor.calls if acting.store is None]
+    assert trials == [(number, seeds) for number in (0, 0, 2, 4) for seeds in [(1000, 1001), (1002,)]]
+    told = progress(tmp_path)["evaluations"]
+    assert [(e["version"], e["verdict"]) for e in told] == [(None, "plain"), *((n, "passed") for n in (0, 2, 4))]
     assert len(EpisodeStore.open(tmp_path / "episodes").names()) == 8
+
+
+def test_every_decision_says_which_version_made_it(models, tmp_path):
+    # mutation: count versions from 1, or number the round
+    train_online(job(models, tmp_path, evaluate_every=0), Here())
+    store = EpisodeStore.open(tmp_path / "episodes")
+    for name in store.names():
+        episode = store.read(name)
+        told = {decision.versions["online"] for decision in episode.decisions}
+        assert told == {str(episode.provenance["version"])} == {str(episode.provenance["round"] - 1)}
 
 
 def test_unstable_episodes_are_kept_and_not_learned_from(models, tmp_path):
@@ -148,7 +166,7 @@ class Stopping(Here):
         self.at = at
 
     def submit(self, function, *arguments):
-        if arguments[1].number == self.at:
+        if arguments[1].number == self.at:  # evaluations are round 0
             os.kill(os.getpid(), signal.SIGINT)
         return super().submit(function, *arguments)
 
@@ -185,8 +203,9 @@ class Crashing(Here):
         return done
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(  # two trials, two rounds, a trial, two rounds, a trial
+    ("n", "after"), [(2, False), (3, True), (4, False), (4, True), (5, False), (5, True), (7, True)]
+)
 def test_a_crash_anywhere_loses_no_stored_episode_and_changes_nothing(models, tmp_path, whole, n, after):
     # mutation: play recorded seeds again; take a round's episodes twice
     with pytest.raises(Crash):
@@ -203,7 +222,7 @@ def test_a_crash_between_the_weights_and_the_words_about_them_changes_nothing(mo
     # mutation: write progress.json before the checkpoint, or count the round's updates again
     train_online(job(models, tmp_path, episodes=6), Here())
     told = progress(tmp_path)
-    del told["rounds"][-1], told["evaluations"][1:]
+    del told["rounds"][-1], told["evaluations"][-1]
     (tmp_path / "progress.json").write_text(json.dumps(told))
     train_online(job(models, tmp_path), Here())
     assert weights(tmp_path)["model.safetensors"] == weights(whole)["model.safetensors"]
@@ -259,11 +278,11 @@ def test_adding_does_not_change_what_was_handed_out():
     assert len(grown.cache().action) == 550 == grown.steps
 
 
-def growing(offline, share=0.5, read=None, batch_size=8):
+def growing(offline, share=0.5, read=None, batch_size=8, given=None):
     spec = make_spec()
     known = {f"e{i}": episode for i, episode in enumerate(episodes(spec))}
     make = lambda cache, size, seed: ChunkSampler(cache, 4, batch_size=size, seed=seed)  # noqa: E731
-    return GrowingSampler(make, read or known.__getitem__, Grown(spec), offline, batch_size, share, 3)
+    return GrowingSampler(make, read or known.__getitem__, Grown(spec), offline, batch_size, share, 3, given)
 
 
 @pytest.fixture
@@ -311,3 +330,37 @@ def test_a_saved_sampler_brings_the_same_batches_back(offline):
     for _ in range(3):
         a, b = first.sample(), second.sample()
         assert torch.equal(a.chunks, b.chunks) and torch.equal(a.observation.state, b.observation.state)
+
+
+def test_demonstrations_that_are_given_mid_run_join_the_offline_half(offline):
+    # mutation: give them the online half; seed them like online episodes; forget them in the state
+    spec = make_spec()
+    shown = {f"d{i}": make_episode(spec, 9, seed=50 + i, states=np.full((10, 3), 5, np.float32)) for i in range(4)}
+
+    def fresh():
+        return growing(offline, batch_size=16, given=(shown.__getitem__, Grown(spec)))
+
+    sampler = fresh()
+    sampler.take(["e0", "e1"])
+    sampler.give(["d0"])
+    sampler.give(["d0", "d1", "d2", "d3"])
+    batch = sampler.sample()
+    given = (batch.observation.state == 5).all(-1).all(-1)
+    assert int(given.sum()) == 4 and int(is_offline(batch).sum()) == 4  # as many starts, so half of the offline half
+    state = json.loads(json.dumps(sampler.state()))
+    second = fresh()
+    second.load_state(state)
+    for _ in range(3):
+        a, b = sampler.sample(), second.sample()
+        assert torch.equal(a.chunks, b.chunks) and torch.equal(a.observation.state, b.observation.state)
+
+
+def test_demonstrations_make_an_offline_half_where_there_was_none():
+    # mutation: the share is decided once and for all without offline data
+    spec = make_spec()
+    shown = {"d0": make_episode(spec, 9, seed=50, states=np.full((10, 3), 7, np.float32))}
+    sampler = growing(None, given=(shown.__getitem__, Grown(spec)))
+    sampler.take(["e0"])
+    assert not is_offline(sampler.sample()).any()
+    sampler.give(["d0"])
+    assert int(is_offline(sampler.sample()).sum()) == 4

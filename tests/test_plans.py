@@ -241,6 +241,7 @@ def test_the_measured_state_is_in_the_order_of_the_action_dims_with_its_age_from
         (joint_state([0, 0], "ax"), False),
         (joint_state([0, 0, 0], "aab"), False),
         (joint_state([0], "ab"), False),
+        (joint_state([0, 0], ["a", "infinite"]), False),
     ],
 )
 def test_a_state_that_cannot_be_is_refused_and_only_nonsense_of_the_driver_latches(message, latches):
@@ -256,6 +257,25 @@ def test_a_jump_is_fine_where_a_scene_may_be_reset():
     measured = Measured(TOPICS, LIMITS)
     measured.put("/joint_states", joint_state([0, 0]), NOW, jumps=True)
     assert measured.put("/joint_states", joint_state([1.5, 0]), NOW + 1, jumps=True) is None
+
+
+# mutation: compare with the receive time; look at stamps without a clock; count a stamp of zero.
+def test_stamps_from_the_future_or_from_long_ago_are_told_and_decide_nothing():
+    measured, wall = Measured(TOPICS, LIMITS), 1_700_000_000 * SECOND
+
+    def put(seconds_old, now, told=wall):
+        sec, nanosec = divmod(wall - round(seconds_old * SECOND), SECOND)
+        header = SimpleNamespace(stamp=SimpleNamespace(sec=sec, nanosec=nanosec))
+        message = SimpleNamespace(**vars(joint_state([0.5, -0.25])) | {"header": header})
+        assert measured.put("/joint_states", message, now, jumps=False, wall=told) is None
+        assert measured.age(now) == 0
+        return measured.odd_stamps
+
+    assert put(0.01, NOW) == put(0.49, NOW + 1) == put(-0.04, NOW + 2) == ""
+    assert put(2.5, NOW + 3) == "/joint_states: stamped 2.5 s ago; do all computers' clocks agree?"
+    assert put(-60, NOW + 4).startswith("/joint_states: stamped 60 s in the future; ")
+    assert put(0.0, NOW + 5) == ""
+    assert put(0.0, NOW + 6, told=0) == put(wall / SECOND, NOW + 7) == ""  # no clock, no stamp
 
 
 def test_a_joint_that_nobody_measures_is_named():

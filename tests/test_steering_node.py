@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -302,3 +304,10 @@ def test_the_node_ends_with_1_and_the_reason_where_a_checkpoint_is_missing(tmp_p
         node = graph.start("steering_node", {"topics": str(topics_file(tmp_path)), "policy": str(tmp_path / "none")})
         assert node.popen.wait(90) == 1
         assert "policy: expected the folder of a checkpoint" in node.said and "Traceback" not in node.said
+
+
+def test_its_parameters_are_known_without_torch(ros):
+    # mutation: import steering_setup or loop at the top
+    code = "import sys, robot_value.ros_nodes.steering_node as s; print(s.Config.__name__, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["Config", "False"]

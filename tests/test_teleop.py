@@ -94,7 +94,7 @@ def test_points_go_on_at_the_velocity_that_is_said_and_stay_inside():
 
 def test_a_cartesian_arm_is_refused_with_a_way_out():
     # mutation: accept every kind
-    pose = ActionPart("pose", 0, 3, "position", "m", (-1,) * 3, (1,) * 3, reference="previous")
+    pose = ActionPart("pose", 0, 3, "position", "m", (-1,) * 3, (1,) * 3)
     with pytest.raises(SpecMismatch, match="MoveIt Servo"):
         Reach.from_spec(Spec((pose,), (), (), 0.05), 0.5, 1.0, 0.25)
 

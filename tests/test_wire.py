@@ -130,6 +130,14 @@ def test_a_decision_comes_back_bit_by_bit_with_nan_and_without_candidates(n):
     assert (got.reason, got.seconds, got.seed, got.versions) == (sent.reason, sent.seconds, sent.seed, sent.versions)
 
 
+def test_times_that_nobody_took_come_back_as_nan_and_endless_ones_are_refused():
+    # mutation: json.dumps of NaN; allow_nan
+    got = wire.unpack_decision(wire.pack_decision(replace(decision(), seconds={"encode": 0.25, "score": np.nan})))
+    assert got.seconds["encode"] == 0.25 and np.isnan(got.seconds["score"]) and set(got.seconds) == {"encode", "score"}
+    with pytest.raises(wire.WireError, match=r"about: expected finite numbers, got .*'score': inf"):
+        wire.pack_decision(replace(decision(), seconds={"score": np.inf}))
+
+
 def test_arrays_of_any_kind_and_layout_come_back():
     # mutation: drop ascontiguousarray
     arrays = {"images": np.arange(24, dtype=np.uint8).reshape(2, 3, 4)[:, ::-1], "t": np.array([1 << 60])}

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .. import flags
+from ..curves import NonFinite
 from ..evaluate import Arm
 from ..learners import Joint, Optimization
+from ..online.books import Progress, overhead
+from ..online.guard_rails import GuardRails
 from ..online.learning import OnlineJob, Schedule, train_online
+from ..online.streaming import Streaming
+from ..online.supervised import Config as Supervisor
 from ._arm import PARTS, asked_arm
 
 
@@ -21,6 +28,7 @@ class TrainOnline:
     policy: str = ""  # checkpoint of the policy to start from
     critic: str = ""  # checkpoint of the critic to start from; empty: the plain policy acts
     data: str = ""  # store of offline episodes that are learned from too; empty: none
+    demonstrations: str = ""  # store that people append to while the robot works; it joins the offline half
     labels: str = ""  # name of the offline data's labels
     selector: Any = None  # how the critic's scores become one chunk; softmax_average unless chosen
     proposer: Any = None  # where candidates come from; samples of the policy unless chosen
@@ -30,7 +38,11 @@ class TrainOnline:
     schedule: Schedule = Schedule()  # how much is played, how much is learned, where to
     optimization: Optimization = Optimization()  # of a policy that learns
     joint: Joint = Joint()  # of a critic and a policy that learn together
+    streaming: Streaming = Streaming()  # learning without replay, where --schedule.streaming=true
     batch_size: int = 10  # robots simulated at once
+    rails: GuardRails = GuardRails()  # when learning is held up
+    supervised: bool = False  # a scripted expert plays the human and takes over
+    supervisor: Supervisor = Supervisor()  # when it does, and for how long
 
 
 CHOICES = {"robot": flags.Choice("robots", "robosuite"), **PARTS}
@@ -50,8 +62,25 @@ def run(argv: Sequence[str]) -> int:
         schedule=config.schedule,
         optimization=config.optimization,
         joint=config.joint,
+        demonstrations=config.demonstrations,
         labels=config.labels,
+        streaming=config.streaming,
         batch_size=config.batch_size,
+        rails=config.rails,
+        supervisor=config.supervisor if config.supervised else None,
     )
-    print(train_online(job))
+    try:
+        root = train_online(job)
+    except NonFinite as error:
+        print(f"learning was given up: {error}", file=sys.stderr)
+        return 1
+    _say(root)
     return 0
+
+
+def _say(root: Path) -> None:
+    progress = Progress.load(root)
+    solved = sum(sum(each.success) for each in progress.rounds)
+    print(f"{solved} of {sum(len(each.success) for each in progress.rounds)} episodes succeeded while it learned")
+    print(overhead(progress))
+    print(root / "report.html")

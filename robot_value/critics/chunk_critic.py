@@ -88,6 +88,7 @@ class ChunkCritic(nn.Module):
         self._noise_values = noise_values
         self._weight_decay = weight_decay
         self.optimizer: torch.optim.Optimizer | None = None  # made at the first update, on the device of that time
+        self.before_step: Callable[[Tensor, Tensor], None] | None = None  # (loss, gradient norm); refuses by raising
 
     # -- the Critic protocol -----------------------------------------------------------------------------------------
 
@@ -143,6 +144,8 @@ class ChunkCritic(nn.Module):
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.config.grad_clip)
+        if self.before_step is not None:
+            self.before_step(loss.detach(), norm.detach())
         self.optimizer.step()
         self.step += 1
         self._after_update(self)

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..messages import MessageError, extract
+from ..messages import MessageError, NotFinite, extract
 from ..resampling import SECOND
 from ..safety import Limits, vector
 from ..topics import Numbers, Topics
 
+# s that a stamp may be ahead of this computer's clock, and behind: a wrong clock, or a driver that repeats itself.
+FUTURE, PAST = 0.05, 0.5
 JUMP = 3.0  # times the velocity limit, plus the tolerance: no joint moves that fast
 
 
@@ -28,8 +30,13 @@ class Measured:
         self._limits = limits
         self._where = _where(topics)  # per action dim: (state topic, index in its entry), or None
         used = {place[0] for place in self._where if place}
+        if limits.twist.any():  # says nothing of one joint: that all are heard is what is left to ask for
+            used = {entry.topic for entry in _positions(topics)}
+        if not used:
+            raise ValueError("state: expected a topic with the arm's measured positions, got none")
         self._entries = {entry.topic: entry for entry in _positions(topics) if entry.topic in used}
         self._newest: dict[str, tuple[int, np.ndarray]] = {}  # topic -> (ns received, values)
+        self._stamps: dict[str, float] = {}  # topic -> s, how old its newest message says to be
         self.refused = 0
 
     @property
@@ -37,13 +44,18 @@ class Measured:
         """topic -> type of what has to be listened to."""
         return {topic: entry.type for topic, entry in self._entries.items()}
 
-    def put(self, topic: str, message: Any, now: int, jumps: bool) -> Problem | None:
-        """None where it is used; `jumps` allows the arm to be somewhere else at once (a scene was reset)."""
-        entry = self._entries[topic]
+    def put(self, topic: str, message: Any, now: int, jumps: bool, wall: int = 0) -> Problem | None:
+        """None where it is used; `jumps` allows the arm to be somewhere else at once (a scene was reset).
+
+        `wall` is the clock that stamps are made with, ns; 0: they are not looked at. They never decide.
+        """
+        entry, header = self._entries[topic], getattr(message, "header", None)
+        if wall and header and (stamp := header.stamp.sec * SECOND + header.stamp.nanosec):
+            self._stamps[topic] = (wall - stamp) / SECOND
         try:
             values = vector(extract(entry, message), len(entry.names))
         except MessageError as error:
-            return self._refuse(str(error), latches="finite" in str(error))
+            return self._refuse(str(error), latches=isinstance(error, NotFinite))
         if values is None:
             return self._refuse(f"{topic}: expected sane numbers, got some beyond any joint", latches=True)
         if not jumps and (reason := self._jump(entry, values, now)):
@@ -56,6 +68,14 @@ class Measured:
         if len(self._newest) < len(self._entries):
             return np.inf
         return max((now - received) / SECOND for received, _ in self._newest.values())
+
+    @property
+    def odd_stamps(self) -> str:
+        """Which topics' newest stamps do not fit the time they were received at; "" where all do."""
+        odd = {topic: age for topic, age in self._stamps.items() if not -FUTURE <= age <= PAST}
+        when = {True: "ago", False: "in the future"}
+        said = [f"{topic}: stamped {abs(age):.3g} s {when[age > 0]}" for topic, age in odd.items()]
+        return ", ".join(said) + "; do all computers' clocks agree?" if odd else ""
 
     @property
     def positions(self) -> np.ndarray | None:

@@ -144,7 +144,14 @@ class Plans:
 
     def _absurd(self, plan: Plan, start: int, now: int, motion: Motion | None) -> str:
         """Numbers that no limiting could make meaningful: another unit, another joint order, a broken model."""
-        limits, rated = self.limits, self.limits.rated
+        limits, rated = self.limits, self.limits.rated & ~self.limits.twist
+        speed = np.abs(plan.actions) / np.maximum(-limits.low, limits.high)
+        if speed[:, limits.twist].max(initial=0.0) > limits.absurd_speed:
+            dim = int(np.where(limits.twist, speed, 0.0).max(0).argmax())
+            return (
+                f"speed: expected at most {limits.absurd_speed:g} times the twist's limit, got "
+                f"{speed[:, dim].max():.3g} times for dim {dim}; are the units right?"
+            )
         left = plan.actions[max(0, int((now - start) // round(plan.dt * SECOND))) :]
         path = left if motion is None else np.vstack([motion.position, left])
         speed = np.abs(np.diff(path, axis=0)) / plan.dt / limits.velocity

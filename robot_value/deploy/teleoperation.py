@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..safety import is_twist, speeds
 from ..types import Spec, SpecMismatch
 from .forward_kinematics import Kinematics
 
@@ -30,24 +31,26 @@ class Wish:
 class Reach:
     """What a hand may ask for, per action dim."""
 
-    low: np.ndarray  # float64[A], spec units
+    low: np.ndarray  # float64[A], spec units; of a twist infinite: it says no position
     high: np.ndarray  # float64[A], spec units
-    speed: np.ndarray  # float64[A], per s
-    acceleration: np.ndarray  # float64[A], per s^2
+    speed: np.ndarray  # float64[A], per s; of a twist in spec units
+    acceleration: np.ndarray  # float64[A], speed per s
+    twist: np.ndarray  # bool[A], dims whose action is the velocity itself
 
     @classmethod
     def from_spec(cls, spec: Spec, speed: float, gripper_speed: float, ramp: float) -> Reach:
         """`speed` in rad/s or m/s, `gripper_speed` in ranges/s; full speed is reached after `ramp` s."""
         for part in spec.parts:
-            if part.kind not in ("joint", "gripper") or part.reference != "absolute":
+            if not is_twist(part) and (part.kind not in ("joint", "gripper") or part.reference != "absolute"):
                 raise SpecMismatch(
-                    f"{part.name}: expected absolute joint or gripper targets, got {part.reference} {part.kind}; "
-                    "drive a Cartesian arm through MoveIt Servo's own teleoperation"
+                    f"{part.name}: expected absolute joint or gripper targets, or a twist, got {part.reference} "
+                    f"{part.kind}; drive a Cartesian arm through MoveIt Servo's own teleoperation"
                 )
         low, high = spec.low.astype(np.float64), spec.high.astype(np.float64)
-        gripper = grippers(spec)
-        speeds = np.where(gripper, gripper_speed * (high - low), speed)
-        return cls(low, high, speeds, speeds / ramp)
+        twist = np.array([is_twist(part) for part in spec.parts for _ in part.low])
+        full = np.where(grippers(spec), gripper_speed * (high - low), speed / speeds(spec))
+        low, high = np.where(twist, -np.inf, low), np.where(twist, np.inf, high)
+        return cls(low, high, full, full / ramp, twist)
 
 
 def grippers(spec: Spec) -> np.ndarray:
@@ -56,7 +59,7 @@ def grippers(spec: Spec) -> np.ndarray:
 
 
 class Hand:
-    """The human's target: taken over where the arm is, moved by wishes, given back."""
+    """The human's target: taken over where the arm is, moved by wishes, given back. A twist's target is a velocity."""
 
     def __init__(self, reach: Reach, dt: float, points: int) -> None:
         self.reach, self.dt, self.points = reach, dt, points
@@ -65,7 +68,7 @@ class Hand:
 
     def take(self, executed: np.ndarray) -> None:
         self.position = np.clip(executed, self.reach.low, self.reach.high)
-        self.velocity = np.zeros_like(self.position)
+        self.velocity = np.where(self.reach.twist, self.position, 0.0)
 
     def release(self) -> None:
         self.position = None
@@ -80,9 +83,11 @@ class Hand:
         velocity = np.sign(velocity) * np.minimum(np.abs(velocity), self._braked(room))
         leash = reach.speed * AHEAD
         position = np.clip(self.position + velocity * dt, executed - leash, executed + leash)
-        self.velocity, self.position = velocity, np.clip(position, reach.low, reach.high)
-        ahead = np.arange(self.points)[:, None] * dt * velocity
-        return np.clip(self.position + ahead, reach.low, reach.high), np.tile(velocity, (self.points, 1))
+        position = np.where(reach.twist, velocity, np.clip(position, reach.low, reach.high))
+        self.velocity, self.position = velocity, position
+        slope = np.where(reach.twist, 0.0, velocity)
+        ahead = np.arange(self.points)[:, None] * dt * slope
+        return np.clip(position + ahead, reach.low, reach.high), np.tile(slope, (self.points, 1))
 
     def _toward(self, target: np.ndarray) -> np.ndarray:
         gap = np.clip(target, self.reach.low, self.reach.high) - self.position

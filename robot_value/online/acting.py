@@ -1,14 +1,18 @@
 """The actor's side, in a process of its own: plays a round of episodes with one version of the weights, stores them.
 
 An episode is stored before anybody learns from it. A round that was cut off is completed: what its version has already
-recorded is not played again.
+recorded is not recorded again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..arms import MAIN
 from ..collect import open_store
@@ -16,7 +20,12 @@ from ..episodes.store import EpisodeStore
 from ..evaluate import Arm, executed_steps
 from ..loop import EpisodeSummary, Recorder, run_episodes
 from ..playing import Site, robot_of
+from ..protocols import Robot
+from ..steering.steerer import Steerer
 from ..training import load_model, load_policy
+from ..types import HUMAN, Decision, Episode, Observation, Outcome, Spec
+from .supervised import Config as Supervisor
+from .supervised import Supervised
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,9 @@ class Acting:
     site: Site
     arm: Arm  # how the critic's scores become an action
     store: Path | None  # where episodes go; None: they are only counted (evaluation)
-    seed: int  # key of the candidates' noise
+    seed: int  # key of the candidates' noise, and of a supervisor's chances
     task: str = ""
+    supervisor: Supervisor | None = None  # who takes over while episodes are recorded; None: nobody
 
 
 @dataclass(frozen=True)
@@ -51,18 +61,25 @@ class Played:
     names: tuple[str, ...]  # in the store, in the order of the seeds
     success: tuple[bool, ...]
     steps: tuple[int, ...]
+    human_steps: tuple[int, ...] = ()  # how many of them were a human's; () in an evaluation, where nobody takes over
 
 
 def play(acting: Acting, round: Round) -> Played:
     known = recorded(acting.store, round)
-    missing = [seed for seed in round.seeds if seed not in known]
-    if missing:
-        summaries = _play(acting, round, missing)
+    cut_off = [wave for wave in waves(round.seeds, acting.site.batch_size) if not known.keys() >= set(wave)]
+    if cut_off:
+        summaries = _play(acting, round, [seed for wave in cut_off for seed in wave], known)
         if acting.store is None:
             return Played((), tuple(s.success and not s.unstable for s in summaries), tuple(s.steps for s in summaries))
         known = recorded(acting.store, round)
-    kept = [known[seed] for seed in round.seeds if not known[seed].unstable]
-    return Played(*(tuple(getattr(each, name) for each in kept) for name in ("name", "success", "steps")))
+    kept = [known[seed] for seed in round.seeds if seed in known and not known[seed].unstable]  # one may break at reset
+    columns = (tuple(getattr(each, name) for each in kept) for name in ("name", "success", "steps"))
+    return Played(*columns, _human_steps(acting.store, [each.name for each in kept]))
+
+
+def waves(seeds: Sequence[int], batch_size: int) -> list[tuple[int, ...]]:
+    """What is simulated at once. An episode's last bits depend on its row: a wave that was cut off is played whole."""
+    return [tuple(seeds[i : i + batch_size]) for i in range(0, len(seeds), batch_size)]
 
 
 @dataclass(frozen=True)
@@ -98,14 +115,66 @@ def _known(path: str, store: EpisodeStore, name: str) -> Known:
     return _seen[path, name]
 
 
-def _play(acting: Acting, round: Round, seeds: Sequence[int]) -> list[EpisodeSummary]:
+def _human_steps(path: Path, names: Sequence[str]) -> tuple[int, ...]:
+    store = EpisodeStore.open(path)
+    source = (store.read(name, images=False, decisions=False).source for name in names)
+    return tuple(0 if each is None else int((each == HUMAN).sum()) for each in source)
+
+
+def _play(acting: Acting, round: Round, seeds: Sequence[int], known: Container[int]) -> list[EpisodeSummary]:
+    """Episodes of `known` seeds are played and not recorded."""
     policy = load_policy(round.version.policy)
     critics = {} if round.version.critic is None else {MAIN: load_model(round.version.critic)}
-    robot = robot_of(acting.site, policy.spec.n_obs_steps)
     steerer = acting.arm.steerer(policy, critics, executed_steps(None, policy, critics), acting.seed)
-    tasks = [acting.task] * len(seeds)
+    tasks, n_obs_steps = [acting.task] * len(seeds), policy.spec.n_obs_steps
     if acting.store is None:
-        return run_episodes(robot, steerer, tasks=tasks, seeds=seeds)
-    made = {"round": round.number, "version": round.version.number}
+        return run_episodes(robot_of(acting.site, n_obs_steps), steerer, tasks=tasks, seeds=seeds)
+    made: dict[str, Any] = {"round": round.number, "version": round.version.number}
+    if acting.supervisor is None:
+        robot, player = robot_of(acting.site, n_obs_steps), steerer
+    else:
+        robot = _shared_robot(acting.site, n_obs_steps)
+        player = acting.supervisor.build(steerer, robot, acting.seed)
+        made["supervisor"] = asdict(acting.supervisor)
     with open_store(acting.store, robot.spec) as store, Recorder(store, made) as recorder:
-        return run_episodes(robot, steerer, None, (recorder,), tasks, seeds)
+        watchers = (Missing(recorder, known),)
+        return run_episodes(robot, Numbered(player, round.version.number), None, watchers, tasks, seeds)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Hands on only the episodes that the store lacks."""
+
+    recorder: Recorder
+    known: Container[int]  # seeds
+
+    def on_decision(self, observation: Observation, decision: Decision, outcome: Outcome) -> None:
+        """Nothing: episodes are recorded when they have ended."""
+
+    def on_episode(self, episode: Episode) -> None:
+        if episode.provenance["seed"] not in self.known:
+            self.recorder.on_episode(episode)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Every decision says which version of the run's weights made it: `versions["online"]`."""
+
+    player: Steerer | Supervised
+    number: int
+
+    def check(self, spec: Spec) -> None:
+        self.player.check(spec)
+
+    def reset(self, rows: Sequence[int] | None = None) -> None:
+        self.player.reset(rows)
+
+    def __call__(self, observation: Observation, active: np.ndarray | None = None) -> Decision:
+        decision = self.player(observation, active)
+        return replace(decision, versions=decision.versions | {"online": str(self.number)})
+
+
+@cache
+def _shared_robot(site: Site, n_obs_steps: int) -> Robot:
+    """One whose own expert can take rows over."""
+    return site.robot.build(batch_size=site.batch_size, workers=0, n_obs_steps=n_obs_steps, driver="shared")

@@ -1,5 +1,6 @@
 """Batches of offline and online data in fixed shares (RLPD: half and half), while the online part grows.
 
+Demonstrations that are given while the robot works join the offline part: its rows are shared by legal starts.
 Batch i is a function of the seed, of i and of the episodes that were there: a saved state brings the same ones back.
 """
 
@@ -14,32 +15,41 @@ from ..sampling import ChunkBatch, ChunkSampler
 from ..types import Episode
 from .grown import Grown
 
+GIVEN = 1 << 32  # keeps the draws of demonstrations apart from those of online episodes
+
 
 class GrowingSampler:
     """A Sampler (mixing.Sampler). Without offline data all rows are online ones, and the other way round at first."""
 
     def __init__(
         self,
-        make: Callable[[Cache, int, int], ChunkSampler],  # (cache, batch size, seed)
+        make: Callable[[Cache, int, int], ChunkSampler | None],  # (cache, batch size, seed); None: nothing in it yet
         read: Callable[[str], Episode],  # an online episode, by its name in the store
         grown: Grown,  # empty
         offline: Cache | None,
         batch_size: int,
         share: float,  # of a batch that is offline data, where there is both
         seed: int,
+        given: tuple[Callable[[str], Episode], Grown] | None = None,  # demonstrations to come: how to read them, empty
     ) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"share: expected 0 to 1 of a batch, got {share}")
-        share = share if offline is not None else 0.0
+        share = share if offline is not None or given else 0.0
         self.batch_size, self.seed = batch_size, seed
         self._rows = apportion(batch_size, [share, 1 - share])
         self._make, self._read, self.grown = make, read, grown
         self._offline = None if offline is None else make(offline, self._rows[0] or batch_size, seed)
         self._online: ChunkSampler | None = None
+        self._read_given, self.given = given or (read, None)
+        self._given: ChunkSampler | None = None
 
     def __len__(self) -> int:
         """Legal starts of both parts."""
-        return sum(len(part) for part in (self._offline, self._online) if part is not None)
+        return sum(len(part) for part in self._parts if part is not None)
+
+    @property
+    def _parts(self) -> tuple[ChunkSampler | None, ...]:
+        return self._offline, self._given, self._online
 
     def take(self, names: Sequence[str]) -> None:
         """These episodes of the store are data from now on; those that are already, stay."""
@@ -49,33 +59,51 @@ class GrowingSampler:
         if new:
             self._online = self._make(self.grown.cache(), self._rows[1] or self.batch_size, self.seed + len(self.grown))
 
+    def give(self, names: Sequence[str]) -> None:
+        """These demonstrations are offline data from now on; those that are already, stay."""
+        new = [name for name in names if name not in self.given.names]
+        for name in new:
+            self.given.add(name, self._read_given(name))
+        if new:
+            seed = self.seed + GIVEN + len(self.given)
+            self._given = self._make(self.given.cache(), self._rows[0] or self.batch_size, seed)
+
     def sample(self) -> ChunkBatch:
-        if self._offline is None and self._online is None:
+        halves = [(self._offline, self._given), (self._online,)]
+        there = [[part for part in half if part is not None] for half in halves]
+        chosen = [(half, rows) for half, rows in zip(there, self._rows, strict=True) if half and rows]
+        if not chosen:
             raise ValueError("expected offline data or a recorded episode before the first update, got neither")
-        parts = [(self._offline, self._rows[0]), (self._online, self._rows[1])]
-        there = [(part, rows) for part, rows in parts if part is not None and rows]
-        if len(there) == 1:
-            return _filled(there[0][0], self.batch_size)
-        return concatenate([part.sample() for part, _ in there])
+        if len(chosen) == 1:
+            chosen = [(chosen[0][0], self.batch_size)]
+        return concatenate([batch for half, rows in chosen for batch in _shared(half, rows)])
 
     def state(self) -> dict[str, Any]:
-        return {
-            "names": list(self.grown.names),
-            "offline": None if self._offline is None else self._offline.state(),
-            "online": None if self._online is None else self._online.state(),
-        }
+        names = ("offline", "given", "online")
+        states = {name: None if p is None else p.state() for name, p in zip(names, self._parts, strict=True)}
+        given = [] if self.given is None else list(self.given.names)
+        return {"names": list(self.grown.names), "demonstrations": given, **states}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Of a sampler that has nothing yet; the episodes are read again."""
         if len(self.grown):
             raise ValueError(f"sampler state: expected no online episodes here, got {len(self.grown)}")
         self.take(state["names"])
-        for part, saved in ((self._offline, state["offline"]), (self._online, state["online"])):
+        if self.given is not None:
+            self.give(state["demonstrations"])
+        for part, name in zip(self._parts, ("offline", "given", "online"), strict=True):
             if part is not None:
-                part.load_state(saved)
+                part.load_state(state[name])
+
+
+def _shared(parts: list[ChunkSampler], rows: int) -> list[ChunkBatch]:
+    """`rows` from all of them, each as many as its legal starts are of all."""
+    starts = [len(part) for part in parts]
+    shares = apportion(rows, [each / sum(starts) for each in starts])
+    return [_filled(part, n) for part, n in zip(parts, shares, strict=True) if n]
 
 
 def _filled(part: ChunkSampler, rows: int) -> ChunkBatch:
-    """A whole batch from the one part that is there."""
+    """The next rows of one part; what its last batch has more is left out."""
     batches = [part.sample() for _ in range(-(-rows // part.batch_size))]
     return take(concatenate(batches), slice(0, rows))

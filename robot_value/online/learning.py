@@ -4,131 +4,63 @@
     learner  (offline data)  | learns round 1  | learns rounds 1, 2 ...     v_r: saved when both are done
 
 Round r is played with what was learned from the rounds before r - 1: both cores work, and which weights played which
-episode never depends on who was faster. With equal seeds a run is the same bit for bit, interrupted or not.
+episode never depends on who was faster. With equal seeds a run is the same bit for bit, interrupted or not. Every few
+rounds the newest version is on trial: shown to be worse than the last that passed, it is rolled back.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from ..arms import MAIN
+from .. import checkpoint
 from ..curves import Curves
-from ..episodes.cache import Cache, open_cache
-from ..episodes.store import EpisodeStore
-from ..evaluate import Arm
-from ..labels.cached import read_labels
-from ..learners import CriticLearner, Joint, JointLearner, Learner, Optimization, PolicyLearner
 from ..networks.matmul import matmul
 from ..playing import Site
-from ..results import write_atomic
-from ..sampling import ChunkSampler
-from ..training import Interrupted, Run, TrainConfig, choose_device, load_model, signals_noted, torch_threads
-from ..types import Episode
-from ..workers import process_pool
-from .acting import Acting, Played, Round, Version, play
-from .growing_sampler import GrowingSampler
-from .grown import Grown
+from ..training import Interrupted, Run, signals_noted, torch_threads
+from .acting import Acting, Played, Round, Version
+from .backends import Actors, Local, actors
+from .board import Board
+from .books import PASSED, PLAIN, WORSE, Booked, Progress, Seconds, Trial
+from .guard_rails import Diverged, Railed, Rails, check_finite, evidence_of
+from .job import OnlineJob, Schedule, demonstrated, learner_of, sampler_of, train_config
+from .page import write_page
 
-LEARN = ("critic", "policy", "both")
-ENDLESS = 1 << 40  # gradient steps: a cosine over them is flat
-
-
-@dataclass(frozen=True)
-class Schedule:
-    folder: str = "outputs/online"  # checkpoints, curves and episodes/; a run found there is continued
-    learn: str = "critic"  # critic | policy | both: what is trained while the robot works
-    episodes: int = 200  # episodes that the robot plays in all
-    per_round: int = 10  # episodes between two versions of the weights
-    ratio: float = 1.0  # update-to-data: gradient steps per executed control step
-    first_updates: int = 0  # gradient steps on offline data before the first new version
-    share: float = 0.5  # of every batch that is offline data, where there is any (RLPD)
-    batch_size: int = 256  # windows per gradient step
-    first_seed: int = 100_000  # environment seed of the first episode
-    seed: int = 0  # of the windows, the losses' noise and the candidates' noise
-    evaluate_every: int = 5  # rounds between evaluations on fixed seeds; 0: never
-    evaluate_episodes: int = 20  # of each
-    evaluate_seed: int = 1000  # the first of the evaluation's seeds
-    device: str = "auto"  # of the learner: auto | cpu | cuda
-    threads: int = 1  # CPU threads of the learner; the actor has one of its own
-    keep: int = 3  # newest versions kept
-    progress: bool = True  # progress bar on stderr
-    tensorboard: bool = True  # write event files to folder/events
-
-    def __post_init__(self) -> None:
-        if self.learn not in LEARN:
-            raise ValueError(f"learn: expected one of {', '.join(LEARN)}, got {self.learn!r}")
-        if min(self.episodes, self.per_round, self.batch_size) < 1 or self.ratio < 0:
-            raise ValueError("episodes, per_round and batch_size: expected at least 1, and a ratio of at least 0")
-
-    @property
-    def rounds(self) -> int:
-        return -(-self.episodes // self.per_round)
-
-    def seeds(self, number: int) -> tuple[int, ...]:
-        """Environment seeds of round `number`, counted from 1."""
-        first = (number - 1) * self.per_round
-        return tuple(self.first_seed + i for i in range(first, min(first + self.per_round, self.episodes)))
-
-
-@dataclass(frozen=True)
-class OnlineJob:
-    robot: Any  # Config of a robots component
-    policy: str  # checkpoint to start from
-    critic: str = ""  # checkpoint to start from; "": the plain policy acts, and learns
-    data: str = ""  # store of offline episodes; "": none
-    arm: Arm = field(default_factory=lambda: Arm("online", "softmax_average", {"temperature": 0.5}, 16, critic=MAIN))
-    schedule: Schedule = Schedule()
-    optimization: Optimization = Optimization()  # of a policy that learns
-    joint: Joint = Joint()  # of a critic and a policy that learn together
-    labels: str = ""  # of the offline data
-    batch_size: int = 10  # robots simulated at once
-
-
-@dataclass
-class Progress:
-    """What a run has done, as progress.json tells it."""
-
-    rounds: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def env_steps(self) -> int:
-        return sum(sum(each["steps"]) for each in self.rounds)
+__all__ = ["OnlineJob", "Schedule", "train_online"]
 
 
 def train_online(job: OnlineJob, actor: Executor | None = None) -> Path:
-    """Play and learn all rounds; the run's folder. Raises Interrupted on a signal, after a whole round.
+    """Play and learn all rounds; the run's folder, with report.html. `actor` plays; None: what the schedule says.
 
-    `actor` plays; None: a process of its own.
+    Raises Interrupted on a signal, after a whole round, and Diverged where the guard rails give up learning.
     """
-    schedule = job.schedule
+    schedule, started = job.schedule, time.monotonic()
     with (
         torch_threads(schedule.threads),
         matmul("default"),
         signals_noted() as stop,
-        nullcontext(actor) if actor else process_pool(1) as actor,
+        nullcontext(Local(actor)) if actor else actors(schedule.backend, schedule.actors) as crew,
         tqdm(total=schedule.episodes, disable=not schedule.progress, unit="ep") as bar,
     ):
         online = Online(job)
         bar.update(min(schedule.episodes, len(online.progress.rounds) * schedule.per_round))
-        with Curves(online.root, online.config, online.run.step) as curves:
-            while len(online.progress.rounds) < schedule.rounds:
-                played = online.round(actor, curves)
-                bar.update(len(played.success))
-                bar.set_postfix(
-                    success=sum(played.success) / max(1, len(played.success)), version=online.version.number
-                )
-                if stop and len(online.progress.rounds) < schedule.rounds:
-                    tqdm.write(f"stopped after round {len(online.progress.rounds)}; the same command continues")
-                    raise Interrupted(128 + stop[0])
+        with (
+            Curves(online.root, online.config, online.run.step) as curves,
+            Board(online.root, online.progress.env_steps, schedule.tensorboard) as board,
+        ):
+            try:
+                online.play(crew, curves, board, bar, stop)
+            except (Interrupted, Diverged):
+                write_page(online.root, schedule.learn, started)
+                raise
+    write_page(online.root, schedule.learn, started)
     return online.root
 
 
@@ -140,156 +72,182 @@ class Online:
         self.config = train_config(job.schedule)
         self.store = self.root / "episodes"
         self.learner = learner_of(job)
+        self.rails = Rails(job.rails, self.learner)
         self.sampler = sampler_of(job, self.learner, self.store)
-        self.run = Run(self.learner, self.sampler, self.config)
-        self.progress = Progress()
+        self.run = Run(self.learner, Railed(self.sampler, self.rails), self.config)
         site = Site(job.robot, job.batch_size, 0)
-        self.acting = Acting(site, job.arm, self.store, job.schedule.seed)
+        self.steered = Acting(site, job.arm, self.store, job.schedule.seed, supervisor=job.supervisor)
+        self.plain = replace(self.steered, arm=replace(job.arm, gate="never", gate_options={}))
+        self._booked = time.monotonic()
         self._resume()
+
+    def play(self, crew: Actors, curves: Curves, board: Board, bar: tqdm, stop: list[int]) -> None:
+        """The rounds that are left."""
+        self._first_trials(crew, board)
+        self._lap()
+        while (done := len(self.progress.rounds)) < self.schedule.rounds:
+            if stop:
+                tqdm.write(f"stopped after round {done}; the same command continues")
+                raise Interrupted(128 + stop[0])
+            booked = self.round(crew, curves, board)
+            bar.update(len(booked.success))
+            bar.set_postfix(success=sum(booked.success) / max(1, len(booked.success)), version=booked.version)
+
+    # -- who acts ----------------------------------------------------------------------------------------------------
+
+    @property
+    def trusted(self) -> bool:
+        """Until a version has passed its trial, the plain policy acts: what is learned is scored, and not used."""
+        return not self.progress.evaluations or self.progress.passed is not None
 
     @property
     def version(self) -> Version:
-        """What the next round is played with."""
-        number, folder = len(self.progress.rounds), self.root
-        if self.run.step == 0:
-            return Version(number, Path(self.job.policy), Path(self.job.critic) if self.job.critic else None)
-        step = f"step_{self.run.step:08d}"
-        policy, critic = (folder / name / step for name in ("policy", "critic"))
-        if self.schedule.learn == "critic":
-            policy, critic = Path(self.job.policy), folder / step
-        elif self.schedule.learn == "policy":
-            policy, critic = folder / step, Path(self.job.critic) if self.job.critic else None
-        return Version(number, policy, critic)
+        """What the next round is played with. A roll-back is a new version with old weights: numbers only go up."""
+        number = len(self.progress.rounds) + self.progress.rollbacks
+        return self._newest(number) if self.trusted else self._start(number)
 
-    def round(self, actor: Executor, curves: Curves) -> Played:
-        """One round: the actor plays with the version at hand while the learner learns from the rounds before."""
-        number, began = len(self.progress.rounds) + 1, time.monotonic()
-        playing = actor.submit(play, self.acting, Round(number, self.version, self.schedule.seeds(number)))
+    def _start(self, number: int) -> Version:
+        return Version(number, Path(self.job.policy), Path(self.job.critic) if self.job.critic else None)
+
+    def _newest(self, number: int) -> Version:
+        start, step = self._start(number), f"step_{self.run.step:08d}"
+        if self.run.step == 0:
+            return start
+        if self.schedule.learn == "both":
+            return Version(number, self.root / "policy" / step, self.root / "critic" / step)
+        return replace(start, **{self.schedule.learn: self.root / step})
+
+    # -- a round -----------------------------------------------------------------------------------------------------
+
+    def round(self, crew: Actors, curves: Curves, board: Board) -> Booked:
+        """The actor plays with the version at hand while the learner learns from the rounds before."""
+        number, version, began = len(self.progress.rounds) + 1, self.version, time.monotonic()
+        acting = self.steered if self.trusted else self.plain
+        playing, acted = crew.submit_round(acting, Round(number, version, self.schedule.seeds(number))), []
+        playing.add_done_callback(lambda _: acted.append(time.monotonic()))
         updates = self._updates()
         self._learn(updates, curves)
         learned = time.monotonic()
         played = playing.result()
-        self.sampler.take(played.names)
-        times = {"learning": learned - began, "waiting": time.monotonic() - learned}
-        self._book(actor, number, played, updates, times)
-        return played
+        acted = acted[0] if acted else time.monotonic()
+        self._take(played.names, shown := demonstrated(self.job, self.learner))
+        if updates:
+            check_finite(self.run.parts.values())
+            self.run.save(self.root)  # before the words about it: what is told is there
+        seconds = Seconds(acted - began, learned - began, self._lap() - (max(acted, learned) - began))
+        booked = self._book(number, version, played, shown, seconds)
+        every = self.schedule.evaluate_every
+        board.round(booked, self.progress.env_steps)
+        if every and (number % every == 0 or number == self.schedule.rounds):
+            self._trial(crew, board, self.steered, self._newest(number + self.progress.rollbacks))
+        self.progress.save(self.root)
+        self._settle()
+        return booked
 
     def _updates(self) -> int:
+        if self.schedule.streaming:
+            return self.sampler.due([name for each in self.progress.rounds for name in each.names])
         if not self.progress.rounds:
-            return self.schedule.first_updates
+            return self.schedule.first_updates - self.run.step
         due = self.schedule.first_updates + self.schedule.ratio * self.progress.env_steps
         return max(0, round(due) - self.run.step)
 
     def _learn(self, updates: int, curves: Curves) -> None:
-        for _ in range(updates):
-            metrics = self.learner.update(self.sampler.sample(), self.run.generator)
-            self.run.step += 1
-            curves.add("train", self.run.step, metrics)
-        curves.flush("train", self.run.step)
+        try:
+            for _ in range(updates):
+                metrics = self.rails.update(self.sampler.sample(), self.run.generator)
+                self.run.step += 1  # a refused one counts: its windows are gone
+                if metrics is not None:
+                    curves.add("train", self.run.step, metrics)
+            curves.flush("train", self.run.step)
+        except Diverged as error:
+            self.progress.stopped = f"update {self.run.step + 1}: {error}"
+            self.progress.save(self.root)
+            raise
 
-    def _book(self, actor: Executor, number: int, played: Played, updates: int, times: dict[str, float]) -> None:
-        """The version first, then the words about it: what is told is there."""
-        version = self.version.number
-        if updates:
-            self.run.save(self.root)
-        self.progress.rounds.append(
-            {
-                "round": number,
-                "version": version,
-                "update": self.run.step,
-                "names": list(played.names),
-                "success": list(played.success),
-                "steps": list(played.steps),
-                "seconds": times,
-            }
+    def _take(self, names: Sequence[str], demonstrations: Sequence[str]) -> None:
+        self.sampler.take(names)
+        if demonstrations:
+            self.sampler.give(demonstrations)
+
+    def _book(self, number: int, version: Version, played: Played, shown: list[str], seconds: Seconds) -> Booked:
+        episodes = {name: list(getattr(played, name)) for name in ("names", "success", "steps", "human_steps")}
+        told = {"demonstrations": shown, "refused": self.rails.refused, "seconds": seconds}
+        booked = Booked(number, version.number, self.run.step, **episodes, **told)
+        self.progress.rounds.append(booked)
+        return booked
+
+    def _lap(self) -> float:
+        """Seconds since it was asked last."""
+        before, self._booked = self._booked, time.monotonic()
+        return self._booked - before
+
+    # -- trials ------------------------------------------------------------------------------------------------------
+
+    def _first_trials(self, crew: Actors, board: Board) -> None:
+        """The plain policy and the weights to start from: what later versions are held against."""
+        if self.progress.rounds or not self.schedule.evaluate_every:
+            return
+        if not self.progress.evaluations and self.job.arm.critic is not None:
+            self._trial(crew, board, self.plain, self._start(0), PLAIN)
+            self.progress.save(self.root)
+        if self.progress.passed is None and not self.progress.rollbacks:
+            self._trial(crew, board, self.steered, self._start(0))
+            self.progress.save(self.root)
+            self._settle()
+
+    def _trial(self, crew: Actors, board: Board, acting: Acting, version: Version, verdict: str = "") -> None:
+        """Play the evaluation seeds until all are played or the version is shown to be worse than the last."""
+        began, progress, success = time.monotonic(), self.progress, []
+        last, worst = progress.reference, math.inf if verdict or not self.job.rails.alpha else 1 / self.job.rails.alpha
+        evidence = 0.0
+        for seeds in self.schedule.evaluation(self.job.batch_size * self.schedule.actors):
+            success += crew.submit_round(replace(acting, store=None), Round(0, version, seeds)).result().success
+            evidence = evidence_of(success, last.success) if last else 0.0
+            if evidence >= worst:
+                break
+        trial = Trial(
+            version=None if verdict == PLAIN else version.number,
+            round=len(progress.rounds),
+            update=self.run.step,
+            env_steps=progress.env_steps,
+            success=success,
+            verdict=verdict or (WORSE if evidence >= worst else PASSED),
+            against=last.version if last else None,
+            evidence=evidence,
+            seconds=time.monotonic() - began,
         )
-        every = self.schedule.evaluate_every
-        if every and (number % every == 0 or number == self.schedule.rounds):
-            self._evaluate(actor)
-        self._save()
+        progress.evaluations.append(trial)
+        board.trial(trial)
+        self._lap()
 
-    def _evaluate(self, actor: Executor) -> None:
-        first, version = self.schedule.evaluate_seed, self.version
-        seeds = tuple(range(first, first + self.schedule.evaluate_episodes))
-        found = actor.submit(play, replace(self.acting, store=None), Round(0, version, seeds)).result()
-        self.progress.evaluations.append(
-            {"version": version.number, "env_steps": self.progress.env_steps, "success": list(found.success)}
-        )
+    def _settle(self) -> None:
+        """Do what the last trial says, unless that is done: keep the weights, or go back to those that passed last."""
+        last = self.progress.evaluations[-1] if self.progress.evaluations else None
+        if last is None or last.update != self.run.step:
+            return
+        if last.verdict == PASSED and not self._kept(last.update):
+            self.run.save(self.root / PASSED)
+        if last.verdict == WORSE and self.progress.passed is not None:
+            self._roll_back(f"step_{self.progress.passed.update:08d}")
 
-    def _save(self) -> None:
-        text = json.dumps(asdict(self.progress), indent=1) + "\n"
-        write_atomic(self.root / "progress.json", text)
+    def _kept(self, step: int) -> bool:
+        """Whether the weights of a step that passed are where they stay; the last part is saved last."""
+        return (self.root / PASSED / list(self.run.parts)[-1] / f"step_{step:08d}").exists()
+
+    def _roll_back(self, step: str) -> None:
+        """Weights, optimizers and averages of that step, as a new one; windows and noise go on."""
+        for name, part in self.run.parts.items():
+            saved = checkpoint.load(self.root / PASSED / name / step, learner=True)
+            part.deployed.load_state_dict(saved.tensors)
+            part.load_state(saved.learner["learner"])
+        self.run.step += 1
+        self.run.save(self.root)
 
     def _resume(self) -> None:
-        path = self.root / "progress.json"
         self.run.resume(self.root)
-        if path.exists():
-            self.progress = Progress(**json.loads(path.read_text()))
+        self.progress = Progress.load(self.root)
+        self.progress.stopped = ""
         for each in self.progress.rounds:
-            self.sampler.take(each["names"])
-
-
-def train_config(schedule: Schedule) -> TrainConfig:
-    """As offline training wants it; how many gradient steps there will be, nobody knows yet."""
-    return TrainConfig(
-        folder=schedule.folder,
-        steps=ENDLESS,
-        batch_size=schedule.batch_size,
-        seed=schedule.seed,
-        threads=schedule.threads,
-        device=schedule.device,
-        keep=max(2, schedule.keep),  # the actor still plays the one before
-        matmul="default",
-        tensorboard=schedule.tensorboard,
-    )
-
-
-def learner_of(job: OnlineJob) -> Learner:
-    """What learns, with fresh optimizers, and everything it asks attached."""
-    device, learn = choose_device(job.schedule.device), job.schedule.learn
-    policy = load_model(job.policy, device)
-    critic = load_model(job.critic, device) if job.critic else None
-    if learn != "policy" and critic is None:
-        raise ValueError(f"learn={learn}: expected a critic to start from, got none; give one, or learn=policy")
-    trained = PolicyLearner(policy, ENDLESS, job.optimization)
-    if learn == "both":
-        return JointLearner(CriticLearner(critic), trained, job.joint)
-    if learn == "critic":
-        if getattr(critic, "needs_policy", False):
-            critic.attach(getattr(policy, "target_policy", policy))
-        return CriticLearner(critic)
-    if hasattr(policy, "attach"):
-        policy.attach(critic)
-    return trained
-
-
-def sampler_of(job: OnlineJob, learner: Learner, store: Path) -> GrowingSampler:
-    """Windows as the model that learns wants them."""
-    schedule, model = job.schedule, getattr(learner, "critic", learner).model
-    offline, labels = None, None
-    if job.data:
-        data = EpisodeStore.open(job.data)
-        offline = open_cache(data, progress=schedule.progress)
-        labels = read_labels(data, job.labels, offline) if job.labels else None
-    updates = job.joint.critic_updates if schedule.learn == "both" else 1
-
-    def make(cache: Cache, batch_size: int, seed: int) -> ChunkSampler:
-        return ChunkSampler(
-            cache,
-            horizon=model.spec.horizon,
-            n_obs_steps=model.spec.n_obs_steps,
-            offsets=getattr(model, "offsets", (model.spec.horizon,)),
-            gamma=getattr(model, "gamma", 0.99),
-            batch_size=batch_size,
-            seed=seed,
-            device=choose_device(schedule.device),
-            next_chunks=getattr(model, "next_chunks", False),
-            labels=labels if cache is offline else None,
-        )
-
-    def read(name: str) -> Episode:
-        return EpisodeStore.open(store).read(name, decisions=False)
-
-    grown = Grown(model.spec.choose(horizon=0, n_obs_steps=0), tuple(model.tasks))
-    size = schedule.batch_size * updates
-    return GrowingSampler(make, read, grown, offline, size, schedule.share, schedule.seed)
+            self._take(each.names, each.demonstrations)
+        self._settle()

@@ -67,7 +67,8 @@ class ChunkActor(nn.Module):
                 for name, network in networks(self).items():
                     self.add_module(name, network)
         self._act, self._act_in_backup, self._loss, self._freezes_base = act, act_in_backup, loss, freezes_base
-        self.adopted, self._critic = False, _Borrowed()
+        self.register_buffer("adopted", torch.tensor(False))  # saved: training that goes on knows what came trained
+        self._critic = _Borrowed()
 
     # -- the ChunkPolicy protocol ------------------------------------------------------------------------------------
 
@@ -112,8 +113,18 @@ class ChunkActor(nn.Module):
         self.base.load_state_dict(base.state_dict())
         if self.reference is not None:
             self.reference.load_state_dict(base.state_dict())
-        self.base.requires_grad_(not self._freezes_base)
-        self.adopted = True
+        self.adopted.fill_(True)
+        self._settle()
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], *args: Any, **options: Any) -> Any:
+        """A checkpoint of a base that came trained keeps it as it was; one from before that was saved clones it."""
+        loaded = super().load_state_dict({"adopted": torch.tensor(False), **tensors}, *args, **options)
+        self._settle()
+        return loaded
+
+    def _settle(self) -> None:
+        if self.adopted and self._freezes_base:
+            self.base.requires_grad_(False)
 
     # -- what pages are written with ---------------------------------------------------------------------------------
 

@@ -1,0 +1,99 @@
+"""What LeRobot's flow models share: a velocity over more steps and dims than a chunk has, and a prefix kept in memory.
+
+The vision-language part of SmolVLA, pi0 and pi0.5 reads an observation once; its keys and values are the context that
+every candidate's denoising attends to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..flow import Guide, Velocity, euler
+from ..types import Steering
+from .lerobot_noise import around
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """An observation as a vision-language model remembers it."""
+
+    mask: Tensor  # bool[B, P], which of the P prefix tokens are there
+    layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values [B, heads, P, d] of every layer
+    state: Tensor | None = None  # float32[B, S'], normalised and padded, where the action expert reads it itself
+
+    def repeat(self, n: int) -> Prefix:
+        return self._each(lambda x: x.repeat_interleave(n, 0))
+
+    def select(self, mask: Tensor) -> Prefix:
+        return self._each(lambda x: x[mask])
+
+    def cache(self) -> DynamicCache:
+        """A fresh one: denoising appends to it and crops it again."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for index, (key, value) in enumerate(self.layers):
+            cache.update(key, value, index)
+        return cache
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Prefix:
+        layers = tuple((change(key), change(value)) for key, value in self.layers)
+        return Prefix(change(self.mask), layers, None if self.state is None else change(self.state))
+
+
+def remembered(mask: Tensor, cache: DynamicCache, state: Tensor | None = None) -> Prefix:
+    return Prefix(mask, tuple((layer.keys, layer.values) for layer in cache.layers), state)
+
+
+def reversed_time(denoise: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """openpi's time runs from 1 (noise) to 0 (data): v(x, t) = -denoise(x, 1 - t) for x [rows, steps, dims]."""
+    return lambda x, t: -denoise(x, torch.full((len(x),), 1 - t, dtype=torch.float32, device=x.device))
+
+
+def integrate(
+    velocity: Callable[[Tensor, float], Tensor],  # (x [rows, steps, dims], t) -> dx/dt, time from 0 (noise) to 1
+    noise: Tensor,  # [B, n, H, A]
+    size: tuple[int, int],  # steps and dims that the network denoises
+    evaluations: int,  # Euler steps
+    prefix: Tensor | None,  # [B, p, A], model units
+    guide: Guide | None,  # in model units, over [B, n, H, A]
+    start: int = 0,  # the chunk's first step among those of the network
+) -> Tensor:
+    """Chunks [B, n, H, A] in model units."""
+    (horizon, action_dim), whole = noise.shape[2:], around(noise, *size, start)
+    known = None if prefix is None else pad(prefix, (0, size[1] - action_dim))[:, None]  # padded dims are 0 in training
+
+    def field(x: Tensor, t: float) -> Tensor:
+        v = velocity(x.flatten(0, 1), t).view_as(x)
+        if known is None:
+            return v
+        end = start + known.shape[2]  # what is known walks its straight path: v = prefix - z
+        return torch.cat([v[:, :, :start], known - whole[:, :, start:end], v[:, :, end:]], 2)
+
+    field: Velocity
+    x = euler(field, whole, evaluations, None if guide is None else _on_chunk(guide, noise.shape, size, start))
+    return x[:, :, start : start + horizon, :action_dim]
+
+
+def _on_chunk(guide: Guide, shape: torch.Size, size: tuple[int, int], start: int) -> Guide:
+    """A guide of chunks [B, n, H, A] as one of all that the network denoises; the rest is left as it is."""
+    horizon, action_dim = shape[2:]
+    margins = (0, size[1] - action_dim, start, size[0] - start - horizon)
+
+    def whole(x_hat: Tensor, t: float) -> Steering:
+        given = guide(x_hat[:, :, start : start + horizon, :action_dim], t)
+        pushes = {name: getattr(given, name) for name in ("gradient", "displacement")}
+        pushes = {name: None if push is None else pad(push, margins) for name, push in pushes.items()}
+        noise = None if given.noise is None else around(given.noise, *size, start)
+        return replace(given, **pushes, noise=noise)
+
+    return whole

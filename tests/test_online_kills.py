@@ -1,0 +1,45 @@
+"""SIGKILL of an actor and of a learner: two trials of benchmarks/bench_online_kills.py, which makes many."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from online_fakes import Here, save_models
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import bench_online_kills as kills
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("kills")
+
+
+@pytest.fixture(scope="module")
+def whole(home):
+    """An undisturbed run, in the test's own process."""
+    save_models(home / "models")
+    kills.train(home, home / "whole", "local", 1, Here())
+    return kills.Whole(kills.content(home / "whole"), seconds=6)
+
+
+@pytest.mark.parametrize("case", ["learner", "actor"])
+def test_a_killed_run_goes_on_to_the_same_bits_and_loses_no_episode(home, whole, case):
+    # mutation: record the whole of a wave that was cut off (bench_online_kills.unprotect); raise where an actor dies
+    found = kills.session(home, case, 11, whole, most=1)
+    assert found["failures"] == [] and found["kills"] == 1
+
+
+def test_what_is_lost_doubled_or_changed_is_seen(home, whole):
+    # mutation: compare names only
+    folder = home / "whole"
+    assert kills.differences(folder, whole) == []
+    seen = kills.Seen()
+    seen.look(folder, "now")
+    seen.episodes.add("ffffffff")
+    seen.step += 1
+    seen.look(folder, "later")
+    assert [words.split(":")[0] for words in seen.failures] == ["later", "later"] and "ffffffff" in seen.failures[0]
+    other = kills.Whole({**whole.content, "weights": {}}, 1)
+    assert kills.differences(folder, other) == ["weights differ from the undisturbed run's"]
