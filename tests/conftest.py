@@ -11,9 +11,13 @@ settings.register_profile("robot_value", deadline=None)
 settings.load_profile("robot_value")
 
 TIMED = {
+    "test_backends",
+    "test_fleet",
     "test_guard_node",
     "test_launch",
+    "test_lerobot_plugins",
     "test_one_loop",
+    "test_online_kills",
     "test_recorder_node",
     "test_replay_node",
     "test_robot_check",
@@ -22,6 +26,7 @@ TIMED = {
     "test_simulated_arm",
     "test_steering_node",
     "test_teleop",
+    "test_twist",
 }
 
 
