@@ -27,8 +27,12 @@ def whole(home):
 @pytest.mark.parametrize("case", ["learner", "actor"])
 def test_a_killed_run_goes_on_to_the_same_bits_and_loses_no_episode(home, whole, case):
     # mutation: record the whole of a wave that was cut off (bench_online_kills.unprotect); raise where an actor dies
-    found = kills.session(home, case, 11, whole, most=1)
-    assert found["failures"] == [] and found["kills"] == 1
+    for seed in (11, 12, 13, 14):  # on a fast machine a run may be over before its moment
+        found = kills.session(home, case, seed, whole, most=1)
+        assert found["failures"] == []
+        if found["kills"]:
+            break
+    assert found["kills"] == 1
 
 
 def test_what_is_lost_doubled_or_changed_is_seen(home, whole):
