@@ -5,8 +5,9 @@
 
 Three parts, each left out with 0: `--cycles` random control periods of the core, every published command judged by an
 independent oracle; `--trials` SIGKILLs of the state's and of the plans' source and emergency stops at random phases,
-idle and with both cores saturated; `--seconds` of undisturbed commands for the interval between them. Exits 1 where a
-command broke a limit.
+idle and with both cores saturated; `--seconds` of undisturbed commands for the interval between them. What `--out`
+holds of a part or load that this call leaves out stays, each with the command and commit it came from. Exits 1 where
+a command broke a limit.
 """
 
 from __future__ import annotations
@@ -34,25 +35,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.quick:
         options.cycles, options.trials, options.seconds, options.loads = 5000, 2, 5.0, "idle"
-    started, results = time.monotonic(), {"format_version": 1}
+    results = json.loads(options.out.read_text(encoding="utf-8")) if options.out and options.out.is_file() else {}
+    results["format_version"] = 1
     if options.cycles:
         import guard_properties
 
-        results["properties"] = guard_properties.run(options.cycles, options.seed)
-        _write(options.out, results, started)
+        started = time.monotonic()
+        results["properties"] = guard_properties.run(options.cycles, options.seed) | provenance(started)
+        _write(options.out, results)
     for load in options.loads.split(",") if options.trials else []:
         import guard_reactions
 
+        started = time.monotonic()
         found = guard_reactions.measure(options.trials, options.seconds, load == "saturated", options.seed)
-        results.setdefault("reactions", []).append(found)
-        _write(options.out, results, started)
+        known = [row for row in results.get("reactions", []) if row["load"] != found["load"]]
+        results["reactions"] = [*known, found | provenance(started)]
+        _write(options.out, results)
     broken = [results.get("properties", {}).get("violations", 0)]
     broken += [found["commands"]["violations"] for found in results.get("reactions", [])]
     return int(any(broken))
 
 
-def _write(out: Path | None, results: dict, started: float) -> None:
-    text = json.dumps(plain({**results, **provenance(started)}), indent=2, allow_nan=False) + "\n"
+def _write(out: Path | None, results: dict) -> None:
+    text = json.dumps(plain(results), indent=2, allow_nan=False) + "\n"
     print(text)
     if out:
         write_atomic(out, text)
