@@ -2,11 +2,13 @@
 
 A session is one run from an empty folder to its end. In "actor" and "ray_actor" an actor's process is killed and the
 run goes on by itself; in "learner" and "ray_learner" the driver is killed (the learner is the driver: one process), and
-the same command continues. After every kill and at the end:
+the same command continues; in "arm_learner" nobody plays, and it follows a store that is there (--follow.store). After
+every kill and at the end:
 
 - every episode that was on disk after an earlier kill is still there, byte for byte, and undamaged;
 - neither the versions that played nor the newest checkpoint go backward;
-- the whole run equals an undisturbed one of a single actor bit for bit: weights, episodes, progress, evaluations.
+- the whole run equals an undisturbed one (in simulation of a single actor) bit for bit: weights, episodes, progress,
+  evaluations.
 
 Each session is written to the result file when it has ended; the same command goes on there. Exits 1 on any failure,
 or where the control, a run that records a cut-off wave twice, is not found out.
@@ -21,6 +23,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 CASES = {"actor": ("local", 1), "learner": ("local", 1), "ray_actor": ("ray", 2), "ray_learner": ("ray", 2)}
+CASES |= {"arm_learner": ("follow", 1)}
 ROUNDS, PER_ROUND, WAVE = 8, 8, 4
 PATIENCE = 600  # s without an end before a session counts as hung
 
@@ -55,10 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         home = Path(folder)
         plans = [(case, options.trials, False) for case in options.cases.split(",")]
-        wholes = {setup: reference(home, *setup) for setup in {CASES["learner"], *(CASES[case] for case, *_ in plans)}}
+        setups = sorted({CASES["learner"], *(CASES[case] for case, *_ in plans)}, reverse=True)  # "follow" is last
+        wholes = {setup: reference(home, *setup) for setup in setups}
         expected = wholes[CASES["learner"]].content
         for case, wanted, unprotected in [*plans, ("learner", options.control, True)]:
-            whole = replace(wholes[CASES[case]], content=expected)
+            whole = wholes[CASES[case]]
+            whole = whole if case == "arm_learner" else replace(whole, content=expected)
             while left := _left(done := _done(result, case, unprotected), wanted, unprotected):
                 found = session(home, case, options.seed + len(done), whole, left, unprotected)
                 if not found["kills"]:  # the machine has less to do than it had
@@ -107,28 +113,32 @@ def train(home: Path, folder: Path, backend: str, number: int, actor: Executor |
 
     from robot_value.arms import MAIN
     from robot_value.evaluate import Arm
+    from robot_value.online.follow import Follow
     from robot_value.online.learning import OnlineJob, Schedule, train_online
 
+    follow = Follow(str(folder / "episodes"), "recorded", poll=0.05) if backend == "follow" else Follow()
     schedule = Schedule(
         folder=str(folder), episodes=ROUNDS * PER_ROUND, per_round=PER_ROUND, ratio=0.25, batch_size=16,
         evaluate_every=3, evaluate_episodes=WAVE, progress=False, tensorboard=False, device="cpu",
-        backend=backend, actors=number,
+        backend="local" if follow.store else backend, actors=number,
     )  # fmt: skip
     arm = Arm("online", "argmax", n=3, critic=MAIN)
     models = (str(home / "models" / name) for name in ("policies", "critics"))
     print("begun", flush=True)
-    train_online(OnlineJob(PointConfig(), *models, arm=arm, schedule=schedule, batch_size=WAVE), actor)
+    train_online(OnlineJob(PointConfig(), *models, arm=arm, schedule=schedule, batch_size=WAVE, follow=follow), actor)
 
 
 def unprotect() -> None:
     """The control: of a wave that was cut off, what is there already is recorded again."""
-    from robot_value.online.acting import Missing
+    from robot_value.collect import Missing
 
     Missing.on_episode = lambda self, episode: self.recorder.on_episode(episode)
 
 
 def start(home: Path, folder: Path, backend: str, number: int, unprotected: bool = False) -> subprocess.Popen:
     """Returns when the run itself begins: what was imported before that cannot lose anything."""
+    if backend == "follow" and not folder.exists():
+        shutil.copytree(home / "local" / "episodes", folder / "episodes")
     command = [sys.executable, __file__, "--run", str(home), str(folder), backend, str(number), str(int(unprotected))]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with open(f"{folder}.log", "ab") as log:

@@ -7,21 +7,26 @@ sources, so that this observer may be slow.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import guard_source
 from guard_source import JOINTS, NAMES
-from ros_graph import Graph, Process, until
+from ros_graph import Graph, until
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -30,7 +35,6 @@ from robot_value import wire
 from robot_value.ros_nodes.managed import LATCHED, RECORD
 from robot_value.topics import load
 
-SOURCE = Path(__file__).with_name("guard_source.py")
 T = 0.02  # s
 TOPICS = {
     "rate": 50,
@@ -73,8 +77,9 @@ class Bench:
         graph.wait_state(self.guard, "active")
         graph.wait_for_subscriber(self.estop)
         self.stops_before = 0  # trials that were made again, for the arm had stopped before the kill
-        self.sources: dict[str, tuple[Process, np.ndarray]] = {}
-        self.spare: dict[str, tuple[Process, np.ndarray]] = {}
+        self.judged = 0  # commands that have passed the limit checker
+        self.processes = _ready(graph.variables)
+        self.sources: dict[str, tuple[BaseProcess, np.ndarray]] = {}
         for role in ("arm", "policy"):
             self.renew(role)
 
@@ -82,7 +87,8 @@ class Bench:
         self.count += 1
         file = self.folder / f"{role}_{self.count}"
         file.write_bytes(bytes(16))
-        process = self.graph.start(str(SOURCE), name=f"{role}{self.count}", arguments=[role, str(file), self.schema])
+        process = self.processes.Process(target=guard_source.main, args=(role, str(file), self.schema), daemon=True)
+        process.start()
         self.sources[role] = (process, np.memmap(file, np.int64, "r", shape=(2,)))
 
     def running(self) -> None:
@@ -103,8 +109,8 @@ class Bench:
             process, said = self.sources[role]
             at = time.monotonic_ns()
             stopped = any(a.source == wire.STOP and a.start > at - 200_000_000 for a in self.abouts[-50:])
-            process.popen.kill()
-            process.popen.wait()
+            process.kill()
+            process.join()
             stop = self._first_stop(int(said[0]))
             self.renew(role)
             if stopped or stop < at:  # it stopped for another reason: this says nothing of the kill
@@ -123,7 +129,7 @@ class Bench:
         self.estop.publish(Bool(data=False))
         until(lambda: self.call(Trigger, "reset"), 10, "a reset")
         reset, before = time.monotonic_ns(), len(self.commands)
-        time.sleep(0.05)
+        until(lambda: len(self.commands) > before, 5, "a command after the reset")
         step = np.abs(np.array(self.commands[before]) - self.commands[before - 1]).max()  # the arm is where it was told
         self.call(SetBool, "enable", SetBool.Request(data=True))
         until(lambda: any(a.source == wire.POLICY and a.start > reset for a in self.abouts[-5:]), 30, "RUN")
@@ -137,6 +143,11 @@ class Bench:
         time.sleep(seconds)
         return np.diff([about.start for about in self.abouts[before:]]) * 1e-9
 
+    def checked(self) -> dict[str, Any]:
+        """What the limit checker says of the commands since it was asked last."""
+        first, self.judged = self.judged, min(len(self.abouts), len(self.commands))
+        return judge_run(self.abouts[first : self.judged], self.commands[first : self.judged])
+
     def processor(self) -> float:
         """s of processor time of the guard's process."""
         fields = Path(f"/proc/{self.guard.pid}/stat").read_text().rpartition(")")[2].split()
@@ -145,6 +156,11 @@ class Bench:
     def call(self, kind: type, name: str, request: Any = None) -> bool:
         answer = self.graph.call(kind, f"guard/{name}", request)
         return bool(answer and answer.success)
+
+    def close(self) -> None:
+        for process, _ in self.sources.values():
+            process.kill()
+            process.join()
 
     def _first_stop(self, since: int) -> int:
         def stops() -> list[int]:
@@ -158,32 +174,71 @@ class Bench:
         self.commands.append(tuple(message.points[0].positions))
 
 
-def measure(trials: int, seconds: float, saturated: bool, seed: int = 0) -> dict[str, Any]:
-    """All figures of one load. Every command of the run also passes the limit checker, stops included."""
-    rng = np.random.default_rng(seed)
+def measure(
+    trials: int, seconds: float, saturated: bool, seed: int, known: dict[str, Any], keep: Callable[[dict], None]
+) -> dict[str, Any]:
+    """All figures of one load, each part kept when it is done; parts that `known` has are not measured again.
+
+    Every command of the run also passes the limit checker, stops included.
+    """
+    found = {"load": "both cores saturated" if saturated else "idle", **known}
     with tempfile.TemporaryDirectory() as folder, Graph(Path(folder)) as graph:
         bench = Bench(Path(folder), graph)
         bench.running()
         with burners(2 if saturated else 0):
-            used, began = bench.processor(), time.monotonic()
-            intervals = bench.intervals(seconds)
-            share = (bench.processor() - used) / (time.monotonic() - began)
-            states = [bench.killed("arm", rng) for _ in range(trials)]
-            plans = [bench.killed("policy", rng) for _ in range(trials)]
-            stops, restarts, steps = zip(*(bench.pressed(rng) for _ in range(trials)), strict=True)
-        checked = judge_run(bench.abouts, bench.commands)
-    return {
-        "load": "both cores saturated" if saturated else "idle",
-        "state_source_killed": spread(states),
-        "plan_source_killed": spread(plans),
-        "emergency_stop": spread(stops),
-        "reset_to_running": spread(restarts),
-        "first_command_after_reset_rad": max(steps),
-        "stops_without_a_cause": bench.stops_before,
-        "interval": spread(intervals) | {"over_two_periods": float(np.mean(intervals > 2 * T))},
-        "processor_share": share,
-        "commands": checked,
-    }
+            for number, (name, part) in enumerate(PARTS.items()):
+                if name not in found:
+                    found |= {name: None, **part(bench, trials, seconds, np.random.default_rng([seed, number]))}
+                    found["commands"] = _both(found.get("commands"), bench.checked())
+                    found["stops_without_a_cause"] = found.get("stops_without_a_cause", 0) + bench.stops_before
+                    bench.stops_before = 0
+                    keep(found)
+        bench.close()
+    return found
+
+
+def _interval(bench: Bench, trials: int, seconds: float, rng: np.random.Generator) -> dict[str, Any]:
+    used, began = bench.processor(), time.monotonic()
+    intervals = bench.intervals(seconds)
+    share = (bench.processor() - used) / (time.monotonic() - began)
+    late = float(np.mean(intervals > 2 * T))
+    return {"interval": spread(intervals) | {"over_two_periods": late}, "processor_share": share}
+
+
+def _killed(bench: Bench, name: str, role: str, trials: int, rng: np.random.Generator) -> dict[str, Any]:
+    return {name: spread([bench.killed(role, rng) for _ in tqdm(range(trials), name)])}
+
+
+def _pressed(bench: Bench, trials: int, seconds: float, rng: np.random.Generator) -> dict[str, Any]:
+    pressed = (bench.pressed(rng) for _ in tqdm(range(trials), "emergency_stop"))
+    stops, restarts, steps = zip(*pressed, strict=True)
+    found = {"emergency_stop": spread(stops), "reset_to_running": spread(restarts)}
+    return found | {"first_command_after_reset_rad": max(steps)}
+
+
+PARTS = {
+    "interval": _interval,
+    "state_source_killed": lambda bench, n, _, rng: _killed(bench, "state_source_killed", "arm", n, rng),
+    "plan_source_killed": lambda bench, n, _, rng: _killed(bench, "plan_source_killed", "policy", n, rng),
+    "emergency_stop": _pressed,
+}
+
+
+def _both(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """What the limit checker said of two parts of a run."""
+    if before is None:
+        return now
+    worst = max(before["worst_of_limit"], now["worst_of_limit"])
+    return {key: before[key] + now[key] for key in ("n", "violations", "pieces")} | {"worst_of_limit": worst}
+
+
+def _ready(variables: Mapping[str, str]) -> multiprocessing.context.ForkServerContext:
+    """Sources are forked from a process that has imported rclpy: a trial does not wait for imports."""
+    os.environ.update(variables)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["guard_source"])
+    return context
 
 
 def judge_run(abouts: Sequence[wire.About], commands: Sequence[tuple[float, ...]]) -> dict[str, Any]:
