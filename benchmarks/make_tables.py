@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import safety_table
 from ogbench_table import measured, ogbench
 from steering_latency_table import table as steering_latency
 from steering_study_table import steering
@@ -22,10 +23,11 @@ RESULTS = ROOT / "docs" / "results"
 FOLDERS = (ROOT / "docs" / "algorithms", ROOT / "docs" / "replay", ROOT / "docs" / "steering")
 PAGES = (
     ROOT / "README.md",
+    ROOT / "docs" / "faults.md",
     RESULTS / "README.md",
     *(page for folder in FOLDERS for page in sorted(folder.glob("*.md"))),
 )
-BLOCK = re.compile(r"(<!-- (results|bench|ogbench|measured|steering): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (results|bench|ogbench|measured|steering|safety): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> int:
@@ -46,6 +48,8 @@ def filled(page: Path) -> str:
     def block(match: re.Match[str]) -> str:
         if match[2] == "measured":
             return match[1] + "\n".join(measured(match[3], _read(RESULTS / "ogbench.json"))) + "\n" + match[4]
+        if match[2] == "safety":
+            return match[1] + "\n".join(safety(match[3])) + "\n" + match[4]
         if match[2] == "bench":
             found = _read(RESULTS / f"bench_{match[3]}.json")
             return match[1] + "\n".join(BENCHES[match[3]](found)) + "\n" + match[4]
@@ -55,6 +59,13 @@ def filled(page: Path) -> str:
         return match[1] + ("\n".join(ogbench(found)) if match[2] == "ogbench" else table(found)) + match[4]
 
     return BLOCK.sub(block, page.read_text(encoding="utf-8"))
+
+
+def safety(which: str) -> list[str]:
+    """goals | cases"""
+    files = {name: RESULTS / f"{name}.json" for name in safety_table.FILES}
+    found = {name: _read(path) if path.exists() else None for name, path in files.items()}
+    return safety_table.goals(found) if which == "goals" else safety_table.cases(found["faults"])
 
 
 def _read(path: Path) -> dict[str, Any]:
