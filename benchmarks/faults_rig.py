@@ -276,8 +276,13 @@ class Rig:
         """What reached the arm before `ns` reaches the judge, too, if later on a busy machine."""
         end = time.monotonic() + 3.0
         time.sleep(0.05)
-        while self.guard.popen.poll() is None and time.monotonic() < end and self.commands[-1].ns < ns:
+        while self.guard.popen.poll() is None and time.monotonic() < end and self._last < ns:
             time.sleep(0.02)
+
+    @property
+    def _last(self) -> int:
+        """ns of the newest command that the judge has heard of; 0: none."""
+        return self.commands[-1].ns if self.commands else 0
 
     def arm_log(self, since: int = 0) -> list[tuple[int, np.ndarray]]:
         """(ns received, float64[7]) of every command that the arm obeyed."""
