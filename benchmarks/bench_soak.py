@@ -76,7 +76,11 @@ def soak(rig: Rig, options: Any, rng: np.random.Generator) -> dict[str, Any]:
     with tqdm(total=round(60 * options.minutes), unit="s") as bar:
         while time.monotonic() < end:
             began = time.monotonic()
-            rig.begin()
+            try:
+                rig.begin()
+            except AssertionError as error:
+                failures.append(f"no motion: {error}"[:300])
+                continue
             since = time.monotonic_ns()
             time.sleep(max(0.0, min(options.every, end - time.monotonic())))
             clean += (time.monotonic_ns() - since) / SECOND

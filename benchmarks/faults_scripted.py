@@ -11,6 +11,14 @@ import numpy as np
 
 from robot_value import wire
 
+RETURN = 8.0  # s
+
+
+def _eased(x: np.ndarray) -> np.ndarray:
+    """From 0 to 1 while x goes from 0 to 1, at rest at both ends."""
+    x = np.minimum(x, 1.0)
+    return x**2 * (3 - 2 * x)
+
 
 def plan_message(about: wire.About, actions: np.ndarray, dt: float, names: Sequence[str]) -> Any:
     """JointTrajectory of actions float64[K, A] at steps of dt."""
@@ -32,6 +40,7 @@ class Scripted:
     def __init__(self, publisher: Any, names: Sequence[str], schema: str, home: np.ndarray, source: str = wire.POLICY):
         self.publisher, self.names, self.schema, self.source = publisher, tuple(names), schema, source
         self.home, self.began = np.array(home, np.float64), time.monotonic_ns()  # float64[A], rad
+        self.middle: np.ndarray | None = None  # float64[A], where it was anchored first
         self.amplitude, self.frequency = 0.15, 0.3  # rad, Hz
         self.period, self.steps, self.dt = 0.1, 10, 0.05  # s between plans, actions per plan, s per action
         self.observed = time.monotonic_ns  # ns, when the oldest input was received
@@ -44,12 +53,14 @@ class Scripted:
     def at(self, ns: np.ndarray | int) -> np.ndarray:
         """float64[..., A], where it wants to be at times `ns`."""
         seconds = np.maximum(np.asarray(ns - self.began, np.float64) * 1e-9, 0.0)[..., None]
-        rise = np.minimum(seconds, 1.0) ** 2 * (3 - 2 * np.minimum(seconds, 1.0))
-        return self.home + self.amplitude * rise * np.sin(2 * np.pi * self.frequency * seconds)
+        back = 0.0 if self.middle is None else self.middle - self.home
+        home = self.home + _eased(seconds / RETURN) * back
+        return home + self.amplitude * _eased(seconds) * np.sin(2 * np.pi * self.frequency * seconds)
 
     def anchor(self, home: np.ndarray) -> None:
-        """Begin anew from here."""
+        """Begin anew from here, and go back to the middle: an hour of stops must not end at the joints' limits."""
         self.home, self.began = np.array(home, np.float64), time.monotonic_ns()
+        self.middle = self.home if self.middle is None else self.middle
 
     def plan(self, now: int | None = None) -> tuple[wire.About, np.ndarray]:
         now = time.monotonic_ns() if now is None else now

@@ -20,6 +20,7 @@ from .safety import ROUNDING, Limits, fresh, vector
 HOLD, RUN, STOPPING, FAULT = "HOLD", "RUN", "STOPPING", "FAULT"
 BAD_STATES = 3  # unusable measured states in a row that latch a fault
 NO_STATE = "no valid measured state yet"
+AT_LIMIT = 1e-3  # rad or m; an arm that rests at a limit is measured a little beyond it
 
 Inside = Callable[[np.ndarray], bool]  # float64[n, A] commands -> whether the tool stays inside its workspace
 
@@ -129,7 +130,7 @@ class Guard:
 
     def begin(self, measured: Any) -> None:
         """The arm is there, whatever was published before."""
-        self.motion, self._wanted = Motion.still(np.clip(measured, self.limits.low, self.limits.high)), None
+        self.motion, self._wanted = Motion.still(self._inside_limits(measured)), None
 
     def obey(self, wanted: np.ndarray) -> Tick:
         """A command within limits at once, whatever the clock says (lock-step)."""
@@ -153,11 +154,13 @@ class Guard:
         return None if values is None else np.where(self.limits.twist, 0.0, values)  # a twist begins at rest
 
     def _begin(self, before: np.ndarray | None) -> Tick:
-        """The first command is where the arm is; an arm outside its limits is for the operator to move back."""
+        """The first command is where the arm is, or the limit it rests at; one further out the operator moves back."""
         position, rated = self._position, self.limits.rated
         if position is None:
             self.reason = NO_STATE if self.state == HOLD else self.reason
-        elif (out := rated & ((position < self.limits.low) | (position > self.limits.high))).any():
+        elif (
+            out := rated & ((position < self.limits.low - AT_LIMIT) | (position > self.limits.high + AT_LIMIT))
+        ).any():
             self.reason = f"joint {out.argmax()} is outside its position limits; move the arm back"
         elif self._silent and (before is None or np.abs(position - before)[rated].max(initial=0) > ROUNDING * 1e3):
             self._silent = self._longest_silence
@@ -168,6 +171,9 @@ class Guard:
             self._hold = self.motion.position
             self.reason = "holding" if self.state == HOLD else self.reason
         return Tick(None if self.motion is None else self.motion.position.copy(), False, self.state, self.reason)
+
+    def _inside_limits(self, position: Any) -> np.ndarray:
+        return np.clip(position, self.limits.low, self.limits.high)
 
     @property
     def _longest_silence(self) -> int:

@@ -191,6 +191,13 @@ def test_the_guard_publishes_nothing_until_it_knows_where_the_arm_is():
     assert guard.state == HOLD and guard.reason == "holding"
 
 
+def test_an_arm_that_rests_at_a_limit_is_held_at_the_limit_though_it_is_measured_a_little_beyond():
+    # mutation: no room at the limit -> nobody but the operator gets the arm away from it
+    guard, end = Guard(LIMITS, DT), float(LIMITS.high[0])
+    assert guard.tick(None, [end + 0.0011, 0.0], 0.0).command is None
+    np.testing.assert_array_equal(guard.tick(None, [end + 0.0009, 0.0], 0.0).command, [end, 0.0])
+
+
 # mutation: in Guard._why_not_run drop the `not self.enabled` test -> moves without being asked.
 def test_motion_needs_to_be_wanted_fresh_and_near_the_arm():
     guard = Guard(LIMITS, DT)
