@@ -3,6 +3,7 @@ PYTHON ?= $(shell for p in python3.12 python3.13 python3; do $$p -c 'import sys;
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PLUGINS := plugins/lerobot_env_robot_value plugins/lerobot_policy_robot_value plugins/lerobot_robot_robot_value
 ARGS ?=
 
 .PHONY: demo test install lint format bench coverage constraints clean
@@ -29,15 +30,15 @@ coverage: install
 
 install: $(STAMP)
 
-$(STAMP): setup.py requirements/constraints.txt requirements/debian.txt
+$(STAMP): setup.py requirements/constraints.txt requirements/debian.txt $(wildcard plugins/*/pyproject.toml)
 	@test -n "$(PYTHON)" || { echo "robot_value needs Python >= 3.12 (python3.12 on PATH); found none"; exit 1; }
 	sh requirements/debian.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[all]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[all]' $(PLUGINS:%=-e %)
 	touch $(STAMP)
 
 constraints: install
-	{ head -n 1 requirements/constraints.txt; $(BIN)/pip freeze --exclude robot_value; } > requirements/constraints.new
+	{ head -n 1 requirements/constraints.txt; $(BIN)/pip freeze --exclude-editable; } > requirements/constraints.new
 	mv requirements/constraints.new requirements/constraints.txt
 
 clean:

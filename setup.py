@@ -22,11 +22,12 @@ EXTRAS = {
             "ros-action-msgs==2.3.0", "ros-rcl-interfaces==2.3.0", "rosbags>=0.11", "safetensors>=0.5"],
     "data": ["h5py>=3.11", "pyarrow>=18", "av>=13", "pillow>=10", "fsspec>=2024.6", "rosbags>=0.11"],
     "umi": ["imagecodecs>=2024.6"],
-    "rerun": ["rerun-sdk>=0.30"],
+    "view": ["rerun-sdk>=0.32,<0.34", "foxglove-sdk>=0.25.1,<0.26", "pillow>=10"],  # LeRobot 0.6.1's pins
     "scale": ["ray>=2.40", "accelerate>=1.10"],
     "test": ["pytest>=8", "pytest-rerunfailures>=15", "hypothesis>=6.100"],
     "dev": ["pytest>=8", "pytest-timeout>=2.3", "pytest-rerunfailures>=15", "pytest-cov>=5", "coverage>=7.6",
-            "hypothesis>=6.100", "ruff>=0.9", "imagecodecs>=2024.6", "tensorstore>=0.1.70", "selenium>=4.30"],
+            "hypothesis>=6.100", "ruff>=0.9", "imagecodecs>=2024.6", "tensorstore>=0.1.70", "selenium>=4.30",
+            "mcap>=1.2"],
 }  # fmt: skip
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

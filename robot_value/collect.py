@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +23,7 @@ import numpy as np
 from . import __version__
 from .episodes.store import EpisodeStore
 from .loop import Recorder, run_episodes
+from .protocols import Robot
 from .types import Decision, Episode, Observation, Outcome, Spec
 
 STEPS = 16  # control steps between decisions of a robot that drives itself; Ctrl-C waits for at most these
@@ -49,11 +50,14 @@ class Collected:
         """Nothing: episodes are counted when they have ended."""
 
     def on_episode(self, episode: Episode) -> None:
-        unstable = bool(episode.provenance["unstable"])
+        self.count(len(episode), bool(episode.success), bool(episode.provenance["unstable"]))
+
+    def count(self, steps: int, success: bool, unstable: bool) -> None:
+        """An episode."""
         self.recorded += 1
         self.unstable += unstable
-        self.successes += bool(episode.success) and not unstable
-        self.steps += len(episode)
+        self.successes += success and not unstable
+        self.steps += steps
 
 
 def collect(
@@ -68,7 +72,7 @@ def collect(
 ) -> Collected:
     """Seeds first_seed ... first_seed + episodes - 1, an episode each. Ctrl-C keeps what is finished."""
     path, robot_name = Path(path), describe(robot_config)
-    present = recorded_seeds(path, robot_name, task) if (path / "zarr.json").exists() else set()
+    present = recorded(path, robot_name, task)
     missing = [seed for seed in range(first_seed, first_seed + episodes) if seed not in present]
     done = Collected(present=episodes - len(missing))
     if not missing:
@@ -76,17 +80,50 @@ def collect(
     robot = robot_config.build(
         batch_size=min(batch_size, len(missing)), workers=workers, n_obs_steps=1, driver="expert"
     )
-    provenance = {"robot": robot_name, "task": task, "libraries": libraries()}
     try:
-        with open_store(path, robot.spec) as store, stop_request() as stop:
-            tasks = [task] * len(missing)
-            with Recorder(store, provenance, decisions=False) as recorder:
-                run_episodes(robot, HandsOff(robot.spec, stop), None, (recorder, done), tasks, missing, progress)
-    except KeyboardInterrupt:
-        done.interrupted = True
+        record(robot, robot_name, path, missing, task, done, progress=progress)
     finally:
         robot.close()
     return done
+
+
+def record(
+    robot: Robot,
+    robot_name: dict[str, Any],
+    path: Path,
+    seeds: Sequence[int],
+    task: str,
+    done: Collected,
+    known: Container[int] = (),  # seeds that are played for the sake of their wave, and not stored again
+    progress: bool = True,
+) -> None:
+    """The robot's own driver plays an episode of each seed into the store at `path`."""
+    provenance = {"robot": robot_name, "task": task, "libraries": libraries()}
+    try:
+        with (
+            open_store(path, robot.spec) as store,
+            stop_request() as stop,
+            Recorder(store, provenance, decisions=False) as recorder,
+        ):
+            watchers, tasks = (Missing(recorder, known), done), [task] * len(seeds)
+            run_episodes(robot, HandsOff(robot.spec, stop), None, watchers, tasks, seeds, progress)
+    except KeyboardInterrupt:
+        done.interrupted = True
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Hands on only the episodes that the store lacks."""
+
+    recorder: Recorder
+    known: Container[int]  # seeds
+
+    def on_decision(self, observation: Observation, decision: Decision, outcome: Outcome) -> None:
+        """Nothing: episodes are recorded when they have ended."""
+
+    def on_episode(self, episode: Episode) -> None:
+        if episode.provenance["seed"] not in self.known:
+            self.recorder.on_episode(episode)
 
 
 class HandsOff:
@@ -123,11 +160,13 @@ def describe(robot_config: Any) -> dict[str, Any]:
     return {"module": type(robot_config).__module__, "config": config}
 
 
-def recorded_seeds(path: Path, robot: dict[str, Any], task: str) -> set[int]:
-    """Seeds in the store that were collected on this very robot config and task."""
+def recorded(path: Path, robot: dict[str, Any], task: str) -> dict[int, str]:
+    """Episodes of the store, if there is one, that were collected on this very robot config and task: seed -> name."""
+    if not (path / "zarr.json").exists():
+        return {}
     store = EpisodeStore.open(path)
-    provenances = (store.read(name, images=False, decisions=False).provenance for name in store.names())
-    return {p["seed"] for p in provenances if p.get("robot") == robot and p.get("task") == task}
+    made = {name: store.about(name)["provenance"] for name in store.names()}
+    return {p["seed"]: name for name, p in made.items() if p.get("robot") == robot and p.get("task") == task}
 
 
 def open_store(path: Path, spec: Spec) -> EpisodeStore:

@@ -23,6 +23,7 @@ KINDS: dict[str, tuple[tuple[str, ...], str]] = {
     "proposers": (("robot_value.steering.proposers",), ""),
     "guides": (("robot_value.steering.guides",), ""),
     "followers": (("robot_value.steering.followers",), ""),
+    "displays": (("robot_value.display",), ""),
     "robots": (("robot_value.sim", "robot_value.ros_nodes"), "_robot"),
     "converters": (("robot_value.datasets",), "_converter"),
     "exporters": (("robot_value.datasets",), "_exporter"),

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .ranks import here
+
 if TYPE_CHECKING:
     from .training import TrainConfig
 
@@ -27,13 +29,17 @@ class NonFinite(FloatingPointError):
 
 
 class Curves:
-    """{"train": {"step": [...], "loss": [...]}, "validation": {...}}, rewritten whole at every point."""
+    """{"train": {"step": [...], "loss": [...]}, "validation": {...}}, rewritten whole at every point.
+
+    Of several ranks (ranks.py) the first writes, and what it writes is the mean over all.
+    """
 
     def __init__(self, root: Path, config: TrainConfig, step: int) -> None:
         self.root, self.points = root, _read(root / FILE, step)
         self._window: dict[str, list[tuple[int, dict[str, Tensor]]]] = {}
-        self._writers = [_TensorBoard(root, step)] if config.tensorboard else []
-        self._writers += [_WandB(root, config)] if config.wandb else []
+        self._writes = here().index == 0
+        self._writers = [_TensorBoard(root, step)] if config.tensorboard and self._writes else []
+        self._writers += [_WandB(root, config)] if config.wandb and self._writes else []
 
     def __enter__(self) -> Curves:
         return self
@@ -52,11 +58,12 @@ class Curves:
             return {}
         names = list(window[0][1])
         table = torch.stack([torch.stack([m[name].float() for name in names]) for _, m in window])  # [steps, metrics]
-        table = table.double().cpu()
+        table = here().mean(table.double().cpu())
         for name in FINITE & set(names):
             _check(name, table[:, names.index(name)], [s for s, _ in window], curve)
         means = dict(zip(names, table.mean(0).tolist(), strict=True))
-        self._append(curve, step, means)
+        if self._writes:
+            self._append(curve, step, means)
         for writer in self._writers:
             writer.point(curve, step, means)
         return {"loss": float(f"{means['loss']:.4g}")}

@@ -249,6 +249,15 @@ def pool(comparisons: Sequence[Comparison]) -> Comparison:
     return replace(first, training=training, arms=arms)
 
 
+def in_a_row(comparisons: Sequence[Comparison]) -> Comparison:
+    """Stretches of environment seeds that the same arms were played on as one comparison."""
+    first = comparisons[0]
+    seeds = tuple(seed for comparison in comparisons for seed in comparison.seeds)
+    _unique("environment seeds", list(seeds))
+    arms = {name: _stack([comparison.arms[name] for comparison in comparisons], axis=1) for name in first.arms}
+    return replace(first, seeds=seeds, arms=arms)
+
+
 def executed_steps(execute: int | None, policy: ChunkPolicy, critics: Mapping[str, Critic]) -> int:
     """k, the same for every arm with or without a critic: as told, else what the critics judge, else the horizon."""
     scopes = {critic.scope for critic in critics.values()}
@@ -290,15 +299,16 @@ def _result(arm: Arm, summaries: Sequence[Any], seeds: Sequence[int], log: Decis
     )
 
 
-def _stack(results: Sequence[ArmResult]) -> ArmResult:
+def _stack(results: Sequence[ArmResult], axis: int = 0) -> ArmResult:
+    """axis 0: training seeds below each other; 1: environment seeds beside each other."""
     stages = {stage for result in results for stage in result.seconds}
     reasons = {reason for result in results for reason in result.reasons}
     return ArmResult(
         arm=results[0].arm,
-        success=np.concatenate([result.success for result in results]),
-        steps=np.concatenate([result.steps for result in results]),
-        reward=np.concatenate([result.reward for result in results]),
-        unstable=np.concatenate([result.unstable for result in results]),
+        success=np.concatenate([result.success for result in results], axis),
+        steps=np.concatenate([result.steps for result in results], axis),
+        reward=np.concatenate([result.reward for result in results], axis),
+        unstable=np.concatenate([result.unstable for result in results], axis),
         reasons={reason: sum(result.reasons.get(reason, 0) for result in results) for reason in sorted(reasons)},
         seconds={
             stage: np.concatenate([result.seconds.get(stage, np.zeros(0)) for result in results])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 
 from .episodes.cache import Cache, open_cache
 from .episodes.store import EpisodeStore
+from .features.cached import RecordedEyes, find, read_features
 from .goals import GoalConfig, goal_return_statistics
 from .labels.cached import CacheLabels, read_labels
 from .learners import CriticLearner, Joint, JointLearner, Learner, Optimization, PolicyLearner, learner_for
@@ -20,8 +22,9 @@ from .mixing import Sampler
 from .networks.policy_features import seen_through
 from .normalize import Statistics, fit_statistics
 from .pool import PoolSampler, outline
+from .ranks import here
 from .sampling import ChunkSampler, split_episodes
-from .training import TrainConfig, choose_device, load_model, train_offline
+from .training import TrainConfig, choose_device, load_model, load_policy, train_offline
 from .types import Spec
 from .windows import return_statistics
 
@@ -48,7 +51,7 @@ class Job:
     training: TrainConfig
     windowing: Windowing = Windowing()
     optimization: Optimization = field(default_factory=Optimization)  # policies only
-    base: str = ""  # checkpoint of a trained policy: a critic's backup or eyes, a policy's flow to stand on
+    base: str = ""  # checkpoint of a policy, for critics also LeRobot's: their backup or eyes, a policy's to stand on
     policy: Any = None  # Config of the policy that is trained together with the critic `config`
     joint: Joint = Joint()  # how
     trained_critic: str = ""  # checkpoint of the critic that a policy's loss asks, where none is trained with it
@@ -58,26 +61,34 @@ def fit(job: Job) -> Path:
     """Train (or go on training) and return the last checkpoint's folder; of both models, the run's."""
     windowing, train = job.windowing, job.training
     store = EpisodeStore.open(job.data)
-    cache = outline(store) if windowing.pool_bytes else open_cache(store, progress=train.progress)
+    cache = outline(store) if windowing.pool_bytes else open_cache(store, progress=train.progress and here().index == 0)
     labels = read_labels(store, windowing.labels, cache) if windowing.labels else None
     _same_discount(job, labels)
     spec = cache.spec.choose(horizon=windowing.horizon, n_obs_steps=windowing.n_obs_steps)
     statistics = _statistics(store, cache, windowing)
     statistics["return"] = _return_statistics(job, cache, labels)
     device = choose_device(train.device)
-    learner = make_learner(job, spec, statistics, cache.tasks, device)
+    eyes = _recorded_eyes(job, store, cache, spec, statistics, device)
+    if eyes and not eyes.runs:
+        cache = replace(cache, images={})  # nobody looks at them
+    learner = make_learner(job, spec, statistics, cache.tasks, device, eyes)
     model = learner.critic.model if isinstance(learner, JointLearner) else learner.model
     train_on, held_out = split_episodes(len(cache), train.validation_fraction, train.seed)
     enough = _enough(job, cache, labels, held_out)
-    validation = _sampler(job, model, store, cache, labels, held_out, device) if enough else None
-    return train_offline(learner, _sampler(job, model, store, cache, labels, train_on, device), train, validation)
+    sampler = partial(_sampler, job, model, store, cache, labels, eyes, device)
+    return train_offline(learner, sampler(train_on), train, sampler(held_out) if enough else None)
 
 
 def make_learner(
-    job: Job, spec: Spec, statistics: Mapping[str, Statistics], tasks: Sequence[str], device: torch.device
+    job: Job,
+    spec: Spec,
+    statistics: Mapping[str, Statistics],
+    tasks: Sequence[str],
+    device: torch.device,
+    base: Any = None,  # in place of the job's checkpoint
 ) -> Learner:
     """The models of the job with everything they ask attached, and what trains them."""
-    base = load_model(job.base, device) if job.base else None
+    base = load_policy(job.base, device) if base is None and job.base else base
     model = _config(job, base).build(spec, statistics, tasks).to(device)
     if job.policy is not None:
         policy = _policy(job.policy, base, spec, statistics, tasks).to(device)
@@ -99,8 +110,9 @@ def _policy(config: Any, base: Any, spec: Spec, statistics: Mapping[str, Statist
     """Built on the base, if there is one: its sizes and its units, whatever the flags or the new data say."""
     if base is None:
         return config.build(spec, statistics, tasks)
-    if not isinstance(base.config, type(getattr(config, "base", None))):
-        asked, given = (type(each).__module__.rpartition(".")[2] for each in (config, base.config))
+    its_config = getattr(base, "config", base)  # LeRobot's has none of ours
+    if not isinstance(its_config, type(getattr(config, "base", None))):
+        asked, given = (type(each).__module__.rpartition(".")[2] for each in (config, its_config))
         raise ValueError(
             f"base: expected a policy that stands on a {given} one, got {asked}; "
             "train a critic alone to keep the base as it is"
@@ -130,17 +142,53 @@ def _statistics(store: EpisodeStore, cache: Cache, windowing: Windowing) -> dict
     }
 
 
+def _recorded_eyes(
+    job: Job, store: EpisodeStore, cache: Cache, spec: Spec, statistics: Mapping[str, Statistics], device: torch.device
+) -> RecordedEyes | None:
+    """What the base saw of the data, where a critic looks through its eyes and `data features` wrote it down."""
+    encoder = getattr(job.config, "encoder", None)
+    if not job.base or getattr(encoder, "source", "own") == "own":
+        return None
+    name = find(store, _version(job.base), encoder.pooling)
+    if name is None:
+        return None
+    if job.windowing.pool_bytes:
+        raise ValueError("pool_bytes: expected 0 with a policy's features, which are memory-mapped; drop the flag")
+    features = read_features(store, name, cache)
+    policy = load_policy(job.base, device) if _asks_for_chunks(job.config, spec, statistics) else None
+    eyes = RecordedEyes(features, getattr(policy, "target_policy", policy))
+    runs, frames = "run for its chunks alone" if eyes.runs else "not run", cache.frames.sum()
+    if here().index == 0:
+        print(f"{eyes.version}: its features of {frames} frames are read from {name}; it is {runs}", file=sys.stderr)
+    return eyes
+
+
+def _asks_for_chunks(config: Any, spec: Spec, statistics: Mapping[str, Statistics]) -> bool:
+    """Whether a critic's loss asks the policy for more than its eyes: with its own it would, too."""
+    own = replace(config, encoder=replace(config.encoder, source="own", pooling="mean"))
+    return getattr(own.build(spec, statistics), "needs_policy", False)
+
+
+def _version(policy: str) -> str:
+    """Of a checkpoint; LeRobot's need not be loaded for it."""
+    from .policies import lerobot_vla
+
+    return lerobot_vla.version(policy) if lerobot_vla.is_checkpoint(policy) else load_policy(policy, "cpu").version
+
+
 def _sampler(
     job: Job,
     model: Any,
     store: EpisodeStore,
     cache: Cache,
     labels: CacheLabels | None,
-    episodes: Any,
+    eyes: RecordedEyes | None,
     device: Any,
+    episodes: np.ndarray,
 ) -> Sampler:
-    pool_bytes = job.windowing.pool_bytes
-    make = partial(PoolSampler, store, cache, pool_bytes) if pool_bytes else partial(ChunkSampler, cache)
+    pool_bytes, features = job.windowing.pool_bytes, eyes and eyes.features
+    mapped = partial(ChunkSampler, cache, features=features)
+    make = partial(PoolSampler, store, cache, pool_bytes) if pool_bytes else mapped
     return make(
         horizon=job.windowing.horizon,
         n_obs_steps=job.windowing.n_obs_steps,
@@ -148,6 +196,7 @@ def _sampler(
         gamma=getattr(model, "gamma", 0.99),
         batch_size=job.training.batch_size * (1 if job.policy is None else job.joint.critic_updates),
         seed=job.training.seed,
+        share=(here().index, here().number),
         episodes=episodes,
         device=device,
         success_only=job.windowing.success_only,

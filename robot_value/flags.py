@@ -86,14 +86,14 @@ def positional(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _split_types(argv: list[str], choices: Mapping[str, Choice]) -> tuple[list[str], dict[str, str | None]]:
-    """Take `--<field>.type` flags out of argv; every chosen component name by field."""
+    """Take `--<field>.type` flags, or `--<field>` for short, out of argv; every chosen component name by field."""
     names: dict[str, str | None] = {name: choice.default for name, choice in choices.items()}
     rest: list[str] = []
     items = iter(argv)
     for item in items:
         flag, equals, value = item.partition("=")
         field_name = flag[2:].removesuffix(".type")
-        if not flag.startswith("--") or not flag.endswith(".type") or field_name not in choices:
+        if not flag.startswith("--") or field_name not in choices:
             rest.append(item)
             continue
         names[field_name] = value if equals else next(items, "")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .ranks import shared
 from .types import Steering
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x [B, N, H, A], t) -> dx/dt, same shape
@@ -33,7 +34,7 @@ def masked_square(error: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
     """error [rows, H, A], valid bool[rows, H], weight [rows]: weighted mean square per action number, 0 if none."""
     mask = valid * weight[:, None]  # [rows, H]
     square = torch.where(valid[..., None], error, 0).square().sum(-1)
-    return (square * mask).sum() / (mask.sum() * error.shape[-1]).clamp_min(1e-12)
+    return (square * mask).sum() / shared(mask.sum() * error.shape[-1]).clamp_min(1e-12)
 
 
 # Euler: x <- x + dt v(x, t)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .mixing import take
 from .networks.ema import EMA
 from .networks.seeding import normal
+from .ranks import average_gradients, shared
 from .sampling import ChunkBatch
 from .types import Features
 
@@ -90,6 +91,7 @@ class PolicyLearner:
         loss, metrics = self.model.loss(batch, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.trained)
         norm = nn.utils.clip_grad_norm_(self.trained, self.optimization.grad_clip)
         if self.before_step is not None:
             self.before_step(loss.detach(), norm.detach())
@@ -203,4 +205,4 @@ def action_error(policy: nn.Module, batch: ChunkBatch, generator: torch.Generato
     chunks, _ = policy.sample(context, 1, noise)
     scale = torch.as_tensor(policy.actions.scale, device=chunks.device)
     valid = batch.valid[:, : batch.chunks.shape[1], None].expand_as(batch.chunks)
-    return ((chunks[:, 0] - batch.chunks).abs() / scale)[valid].mean()
+    return ((chunks[:, 0] - batch.chunks).abs() / scale)[valid].sum() / shared(valid.sum().to(scale))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .sampling import ChunkBatch, TensorObservation
+from .types import Seen
 
 
 class Sampler(Protocol):
@@ -124,12 +125,17 @@ def _map(function: Callable[..., Tensor], *trees: Any) -> Any:
         return first
     if isinstance(first, TensorObservation):
         trees = _with_common_tasks(trees)
+    if isinstance(first, Seen):
+        longest = max(tree.tokens.shape[1] for tree in trees)
+        trees = [tree.padded(longest) for tree in trees]
     return replace(
         trees[0], **{f.name: _map(function, *(getattr(tree, f.name) for tree in trees)) for f in fields(first)}
     )
 
 
 def _with_common_tasks(seen: Sequence[TensorObservation]) -> list[TensorObservation]:
+    if len({each.seen is None for each in seen}) > 1:
+        raise ValueError("mixed batches: expected a policy's features from all sources or from none, got some")
     tasks = tuple(dict.fromkeys(text for each in seen for text in each.tasks))
     if all(each.tasks == tasks for each in seen):
         return list(seen)

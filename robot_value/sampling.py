@@ -17,10 +17,11 @@ import torch
 
 from .episodes.cache import Cache
 from .goals import NEVER, GoalConfig, Labels, choose_goals, label
-from .types import Observation
+from .types import Observation, Seen
 from .windows import Windows, make_windows
 
 if TYPE_CHECKING:
+    from .features.cached import CacheFeatures
     from .labels.cached import CacheLabels
 
 DRAW = 32  # batches whose starts are drawn at once
@@ -38,11 +39,13 @@ class TensorObservation:
     task: torch.Tensor  # int64[B], index into tasks
     tasks: tuple[str, ...]
     goal: TensorObservation | None = None  # what the robots should reach; its last frame counts
+    seen: Seen | None = None  # what a frozen policy made of it, where that was written beside the data
 
     def to(self, device: torch.device | str) -> TensorObservation:
         images = {name: image.to(device) for name, image in self.images.items()}
         goal = None if self.goal is None else self.goal.to(device)
-        return TensorObservation(self.state.to(device), images, self.task.to(device), self.tasks, goal)
+        seen = None if self.seen is None else self.seen.to(device)
+        return TensorObservation(self.state.to(device), images, self.task.to(device), self.tasks, goal, seen)
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,18 @@ class Group:
     next_chunks: list[Rows]  # per offset, empty unless asked for
 
     def batch(
-        self, i: int, pixels: Callable[[torch.Tensor], dict[str, torch.Tensor]], tasks: tuple[str, ...]
+        self,
+        i: int,
+        pixels: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+        seen: Callable[[torch.Tensor], Seen | None],
+        tasks: tuple[str, ...],
     ) -> ChunkBatch:
-        """The i-th batch, its images fetched now."""
+        """The i-th batch, its images and what a policy made of them fetched now."""
         task, goal = self.task[i], None
         if self.goal is not None:
             goal = TensorObservation(self.goal[1][i], pixels(self.goal[0][i]), task, tasks)
         now, *after = [
-            TensorObservation(states[i], pixels(rows[i]), task, tasks, goal)
+            TensorObservation(states[i], pixels(rows[i]), task, tasks, goal, seen(rows[i]))
             for rows, states in zip(self.rows, self.states, strict=True)
         ]
         return ChunkBatch(
@@ -157,6 +164,7 @@ class ChunkSampler:
     episode terminated. `episodes` (numbers in the cache) and `success_only` restrict what is drawn from.
     `reward_shuffle_seed` permutes rewards over the chosen steps (the "shuffled critic" control, see windows.py).
     `goals` gives every window a recorded frame as its goal, and rewards and terminations towards it (see goals.py).
+    `features` gives every observation, now and ahead, what a frozen policy made of it (see features/).
     """
 
     def __init__(
@@ -175,13 +183,20 @@ class ChunkSampler:
         next_chunks: bool = False,  # also the chunks that were recorded from every offset on, for SARSA
         goals: GoalConfig | None = None,
         labels: CacheLabels | None = None,
+        features: CacheFeatures | None = None,  # what a frozen policy made of the cache's frames
+        share: tuple[int, int] = (0, 1),  # (i, n): only the i-th n-th of every batch's rows, for one of n processes
     ):
-        self.cache = cache
+        self.cache, self.features = cache, features
         self.horizon, self.n_obs_steps = horizon, n_obs_steps
         self.offsets = tuple(offsets) or (horizon,)
         self.length = max(horizon, *self.offsets)  # L
         self.gamma, self.batch_size, self.seed = gamma, batch_size, seed
         self.device = torch.device(device)
+        i, n = self.share = share
+        if batch_size % n:
+            raise ValueError(f"batch_size: expected a multiple of the {n} processes that share it, got {batch_size}")
+        self._rows = slice(i * batch_size // n, (i + 1) * batch_size // n)  # of every batch
+        self.rows = batch_size // n  # of them
         if min(horizon, n_obs_steps, batch_size, *self.offsets) < 1:
             got = f"{horizon}, {n_obs_steps}, {batch_size} and {self.offsets}"
             raise ValueError(f"horizon, n_obs_steps, batch_size and offsets: expected >= 1, got {got}")
@@ -224,7 +239,8 @@ class ChunkSampler:
         if within == 0 or self._group is None:
             self._group = self._gather(*self._draws(self._position - within))
         self._position += 1
-        return self._group.batch(within, self._pixels if self._images else _no_pixels, self.cache.tasks)
+        pixels, seen = self._pixels if self._images else _no_pixels, self._seen if self.features else _nothing
+        return self._group.batch(within, pixels, seen, self.cache.tasks)
 
     def state(self) -> dict[str, Any]:
         """JSON values; after `load_state` come exactly the batches that would have come here."""
@@ -237,13 +253,14 @@ class ChunkSampler:
         self._position, self._group = state["position"], None
 
     def _identity(self) -> dict[str, Any]:
-        labels = {"labels": self.labels.hash} if self.labels else {}
-        return {"seed": self.seed, "starts": len(self), "batch_size": self.batch_size} | labels
+        beside = {"labels": self.labels, "features": self.features}
+        hashes = {name: each.hash for name, each in beside.items() if each}
+        return {"seed": self.seed, "starts": len(self), "batch_size": self.batch_size} | hashes
 
     def _batches_per_gather(self) -> int:
         """The largest power of two of batches whose low-dimensional part fits GROUP_BYTES, at most DRAW."""
         row = 4 * self._state.shape[1] * self.n_obs_steps * (1 + len(self.offsets)) + 4 * self._actions.shape[1]
-        return 1 << max(0, min(DRAW, GROUP_BYTES // (row * self.batch_size)).bit_length() - 1)
+        return 1 << max(0, min(DRAW, GROUP_BYTES // (row * self.rows)).bit_length() - 1)
 
     def _draws(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         """int32[n], numbers of legal starts, and float64[n, 2] in [0, 1) for their goals (without goals [n, 0]).
@@ -256,7 +273,8 @@ class ChunkSampler:
             starts = self._starts(generator)
             chance = generator.random((DRAW, self.batch_size, 2 if self.goals else 0))
             self._drawn = draw, torch.from_numpy(starts), torch.from_numpy(chance)
-        starts, chance = (drawn[within : within + self._group_size].flatten(0, 1) for drawn in self._drawn[1:])
+        group = slice(within, within + self._group_size)
+        starts, chance = (drawn[group, self._rows].flatten(0, 1) for drawn in self._drawn[1:])
         return starts, chance
 
     def _starts(self, generator: np.random.Generator) -> np.ndarray:
@@ -329,7 +347,7 @@ class ChunkSampler:
 
     def _split(self, rows: torch.Tensor, *shape: int) -> Rows:
         """[n, ...] -> group_size tensors [B, *shape] on the device."""
-        return rows.to(self.device).view(self._group_size, self.batch_size, *(shape or rows.shape[1:])).unbind(0)
+        return rows.to(self.device).view(self._group_size, self.rows, *(shape or rows.shape[1:])).unbind(0)
 
     def _pixels(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """uint8[B, O (goals: 1), h, w, 3] per camera, from the memory map; through pinned memory to an accelerator."""
@@ -340,12 +358,20 @@ class ChunkSampler:
             else:
                 pinned = torch.empty((len(rows), *image.shape[1:]), dtype=image.dtype, pin_memory=True)
                 chosen = torch.index_select(image, 0, rows, out=pinned).to(self.device, non_blocking=True)
-            pixels[name] = chosen.view(self.batch_size, -1, *image.shape[1:])
+            pixels[name] = chosen.view(self.rows, -1, *image.shape[1:])
         return pixels
+
+    def _seen(self, rows: torch.Tensor) -> Seen:
+        """rows int64[B * O]: an observation is known by its newest frame."""
+        return self.features.at(rows.view(self.rows, -1)[:, -1]).to(self.device)
 
 
 def _no_pixels(_: object) -> dict[str, torch.Tensor]:
     return {}
+
+
+def _nothing(_: object) -> None:
+    return None
 
 
 def _table(windows: Windows) -> torch.Tensor:

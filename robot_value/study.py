@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .results import to_results
 from .steering.steerer import Steerer
 from .types import Observation
 from .video import pairs
-from .workers import process_pool
+from .workers import team
 
 WARM_UP = 3  # decisions that are not timed
 
@@ -70,19 +70,23 @@ def study(
     camera: Any = None,  # a simulator with a camera, for videos
     started: float | None = None,  # time.monotonic() when the command began
     more: Sequence[Arm] = (),  # arms to test beside all others
+    display: Any = None,  # Config of a displays component: shows the test of the first of `more`, else of the recipe
 ) -> Path:
     """Run the whole study; returns the page. results.json lies beside it."""
     started = time.monotonic() if started is None else started
+    if display is not None:
+        display.check()
     trained = [load(each) for each in models]
     for each in trained:
         execute = executed_steps(None, each.policy, each.critics)
         for arm in more:
             arm.steerer(each.policy, each.critics, execute, plan.seed)  # a wrong arm fails before any has run
-    with process_pool(max(1, site.workers)) as processes:
+    with team(site.backend, max(1, site.workers)) as processes:
         recipe, arms, validation = _choose(processes, site, models, plan, list(models[0].critics))
         arms += more
         keep = plan.test[: max(plan.videos, plan.timelines)]
-        test, kept = play_all(processes, site, models, arms, plan.test, plan.seed, keep, "test arms")
+        shown = None if display is None else ((more[0] if more else recipe.arm).name, display)
+        test, kept = play_all(processes, site, models, arms, plan.test, plan.seed, keep, "test arms", shown)
         rows = _headroom(processes, site, models[0], recipe, plan)
     speed = _latencies(site, trained[0], [arm for arm in arms if arm.name in ("base", recipe.arm.name)], plan)
     results = to_results(
@@ -128,7 +132,7 @@ def latency(steerer: Steerer, observation: Observation, decisions: int = 30) -> 
 
 
 def _choose(
-    processes: ProcessPoolExecutor, site: Site, models: Sequence[Models], plan: Plan, critics: Sequence[str]
+    processes: Executor, site: Site, models: Sequence[Models], plan: Plan, critics: Sequence[str]
 ) -> tuple[Recipe, list[Arm], Comparison]:
     """The recipe that won on validation seeds, and with it the arms of the test."""
     arms = [Arm("base"), *candidates(plan.candidates, plan.temperatures)]
@@ -142,9 +146,7 @@ def _choose(
     return replace(recipe, arm=by_selector(recipe.arm)), tested, validation
 
 
-def _headroom(
-    processes: ProcessPoolExecutor, site: Site, models: Models, recipe: Recipe, plan: Plan
-) -> dict[str, dict[str, Any]]:
+def _headroom(processes: Executor, site: Site, models: Models, recipe: Recipe, plan: Plan) -> dict[str, dict[str, Any]]:
     """Of the first training seed, on its first test seeds."""
     if not plan.headroom_episodes:
         return {}

@@ -1,13 +1,15 @@
 """train_offline: recorded episodes in, a folder of checkpoints and curves out. Interruptible and resumable.
 
 The run's folder holds step_<n>/ (a checkpoint that can be deployed, and resumed from), curves.json and events/; of a
-critic and a policy trained together it holds critic/step_<n>/ and policy/step_<n>/.
+critic and a policy trained together it holds critic/step_<n>/ and policy/step_<n>/. Of several ranks (ranks.py) the
+first writes them; who is one of how many is no part of a run, so another number may go on with it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,9 @@ from .curves import Curves
 from .learner_state import load_rng_state, rng_state
 from .learners import Learner
 from .mixing import Sampler
-from .networks.matmul import best_mode, matmul
+from .networks.matmul import MODES, best_mode, matmul
+from .ranks import differ, here, most
+from .sampling import ChunkBatch
 
 
 @dataclass(frozen=True)
@@ -58,23 +62,27 @@ def train_offline(learner: Learner, sampler: Sampler, config: TrainConfig, valid
     Raises NonFinite where the loss stops being a number (the last good checkpoint stays), Interrupted on SIGINT or
     SIGTERM (after a checkpoint), ValueError where the folder holds a run with another configuration.
     """
-    root = Path(config.folder)
+    root, first = Path(config.folder), here().index == 0
     run = Run(learner, sampler, config)
     last = run.resume(root)
+    before = run.step
     with (
         torch_threads(config.threads),
         matmul(run.matmul),
         signals_noted() as stop,
         Curves(root, config, run.step) as curves,
-        tqdm(total=config.steps, initial=run.step, disable=not config.progress, unit="step") as bar,
+        tqdm(total=config.steps, initial=run.step, disable=not (config.progress and first), unit="step") as bar,
     ):
         while run.step < config.steps:
-            metrics = learner.update(sampler.sample(), run.generator)
+            batch = sampler.sample()
+            metrics = learner.update(batch, run.generator)
+            if run.step == before:
+                run.check_ranks(batch)
             run.step += 1
             bar.update()
             curves.add("train", run.step, metrics)
-            done = run.step == config.steps
-            save = done or stop or run.step % config.save_every == 0
+            done, signalled = run.step == config.steps, most(stop[0] if stop else 0)  # of any rank: all stop together
+            save = done or signalled or run.step % config.save_every == 0
             validate = validation and config.validate_every and (done or run.step % config.validate_every == 0)
             if save or validate or run.step % config.log_every == 0:
                 bar.set_postfix(curves.flush("train", run.step))  # raises on a bad loss before its weights are saved
@@ -82,9 +90,10 @@ def train_offline(learner: Learner, sampler: Sampler, config: TrainConfig, valid
                 run.validate(validation, curves)
             if save:
                 last = run.save(root)
-            if stop and not done:
-                tqdm.write(f"stopped at step {run.step} of {config.steps}; the same command continues")
-                raise Interrupted(128 + stop[0])
+            if signalled and not done:
+                if first:
+                    tqdm.write(f"stopped at step {run.step} of {config.steps}; the same command continues")
+                raise Interrupted(128 + signalled)
     return last
 
 
@@ -143,9 +152,14 @@ class Run:
 
     def resume(self, root: Path) -> Path | None:
         folders = _newest(root, self.parts)
+        where = next(iter(folders.values())).name if folders else ""
+        if differ(torch.tensor(zlib.crc32(where.encode()))):
+            raise ValueError(
+                f"{root}: expected a folder that all processes share, got a run that only some of them see"
+            )
         if not folders:
             threads = self.config.threads or torch.get_num_threads()
-            self.matmul = best_mode(threads) if self.config.matmul == "auto" else self.config.matmul
+            self.matmul = _agreed(best_mode(threads)) if self.config.matmul == "auto" else self.config.matmul
             return None
         if not self.config.resume:
             step = next(iter(folders.values())).name
@@ -159,6 +173,12 @@ class Run:
         return folders.get("", root)
 
     def save(self, root: Path) -> Path:
+        if here().index == 0:
+            self._write(root)
+        most(0)  # nobody goes on, or home, before it is written
+        return root / f"step_{self.step:08d}" if "" in self.parts else root
+
+    def _write(self, root: Path) -> None:
         for name, part in self.parts.items():
             model = part.deployed
             checkpoint.save(
@@ -175,7 +195,22 @@ class Run:
             )
         for name in self.parts:  # only now: until every part is saved, the previous step is where a run goes on
             checkpoint.keep(root / name, self.config.keep)
-        return root / f"step_{self.step:08d}" if "" in self.parts else root
+
+    def check_ranks(self, batch: ChunkBatch) -> None:
+        """After the first update: raise where the ranks would train models of their own."""
+        if (number := here().number) == 1:
+            return
+        if len(batch.chunks) * number != self.sampler.batch_size:
+            raise ValueError(
+                f"sampler: expected a share of {self.sampler.batch_size // number} rows of every batch for each of "
+                f"{number} processes, got {len(batch.chunks)}; make it with share=(index, number)"
+            )
+        weights = [weight for part in self.parts.values() for weight in part.model.parameters()]
+        if differ(torch.stack([weight.detach().double().sum() for weight in weights]).cpu()):
+            raise ValueError(
+                "update: expected the same weights in all processes, got different ones; a critic's own update has to "
+                "call ranks.average_gradients between backward and clipping"
+            )
 
     def _asked(self, name: str) -> dict[str, Any]:
         part = self.parts[name]
@@ -204,6 +239,11 @@ class Run:
             curves.add("validation", self.step, self.learner.validate(sampler.sample(), generator))
         sampler.load_state(state)
         curves.flush("validation", self.step)
+
+
+def _agreed(mode: str) -> str:
+    """What all ranks multiply by: a faster mode only where it is every rank's."""
+    return MODES[-most(-MODES.index(mode))]
 
 
 def _newest(root: Path, parts: Iterable[str]) -> dict[str, Path]:

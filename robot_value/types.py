@@ -379,6 +379,25 @@ class Features:
         return Features(self.value[mask])
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a policy made of B observations, for a critic to read: a vector, tokens, or both."""
+
+    vector: torch.Tensor  # float32[B, V]; V may be 0
+    tokens: torch.Tensor  # float32[B, P, D]; P may be 0
+    mask: torch.Tensor  # bool[B, P], which tokens are there
+
+    def to(self, device: torch.device | str) -> Seen:
+        return Seen(self.vector.to(device), self.tokens.to(device), self.mask.to(device))
+
+    def padded(self, length: int) -> Seen:
+        """With `length` tokens, of which the last are not there."""
+        rows, there, width = self.tokens.shape
+        tokens, mask = self.tokens.new_zeros(rows, length, width), self.mask.new_zeros(rows, length)
+        tokens[:, :there], mask[:, :there] = self.tokens, self.mask
+        return Seen(self.vector, tokens, mask)
+
+
 def _member(what: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{what}: expected one of {', '.join(allowed)}, got {value!r}")

@@ -1,15 +1,24 @@
-"""A pool of processes of one thread each: models are trained and arms are played side by side, a core each."""
+"""Pools of processes of one thread each: models are trained and arms are played side by side, a core each.
+
+Actors are such processes one by one, each an Executor: of this machine ("local") or of a Ray cluster ("ray").
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 from tqdm import tqdm
+
+BACKENDS = ("local", "ray")
+PATIENCE = 3  # times in a row that actors die and nothing came of it, before one gives up
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
@@ -19,7 +28,7 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
 
 
 def run_all(
-    pool: ProcessPoolExecutor, calls: Mapping[Any, tuple[Callable[..., Any], tuple]], what: str, progress: bool = True
+    pool: Executor, calls: Mapping[Any, tuple[Callable[..., Any], tuple]], what: str, progress: bool = True
 ) -> dict[Any, Any]:
     """Every call's result by key. The first error cancels what has not begun, waits for the rest and is raised."""
     running = {pool.submit(function, *arguments): key for key, (function, arguments) in calls.items()}
@@ -33,6 +42,90 @@ def run_all(
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return {key: found[key] for key in calls}
+
+
+@contextmanager
+def hiring(backend: str, number: int) -> Iterator[Callable[[], Executor]]:
+    """What makes an actor, `number` of which there is room for."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    if number < 1:
+        raise ValueError(f"actors: expected at least 1, got {number}")
+    if backend == "local":
+        yield local_actor
+        return
+    from .ray_actors import RayActor, cluster
+
+    with cluster(number):
+        yield RayActor
+
+
+def local_actor() -> Executor:
+    """A process of its own, begun at once. Ctrl-C is the affair of who hired it."""
+    process = process_pool(1)
+    process.submit(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    return process
+
+
+@contextmanager
+def team(backend: str, number: int) -> Iterator[Executor]:
+    """`number` processes or Ray actors as one Executor."""
+    if backend == "local" and number > 0:
+        with process_pool(number) as pool:
+            yield pool
+        return
+    with hiring(backend, number) as hire:
+        crowd = Team(hire, number)
+        try:
+            yield crowd
+        finally:
+            crowd.shutdown(cancel_futures=True)
+
+
+class Team(Executor):
+    """Actors as one Executor. Who dies is replaced, and its call made again: a call may be begun more than once."""
+
+    def __init__(self, hire: Callable[[], Executor], number: int) -> None:
+        self._hire, self._actors, self._ending = hire, [hire() for _ in range(number)], False
+        self._threads = ThreadPoolExecutor(number, "team")  # each waits for one actor
+        self._free: SimpleQueue[int] = SimpleQueue()
+        for k in range(number):
+            self._free.put(k)
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:
+        return self._threads.submit(self._call, function, arguments)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """With `cancel_futures` the actors end now, whatever they are doing."""
+        self._ending = cancel_futures
+        if cancel_futures:
+            self._dismiss()
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            self._dismiss()
+
+    def _call(self, function: Callable[..., Any], arguments: tuple) -> Any:
+        k = self._free.get()
+        try:
+            for _ in range(PATIENCE):
+                try:
+                    return self._actors[k].submit(function, *arguments).result()
+                except BrokenExecutor as error:
+                    died = error
+                self._actors[k].shutdown(wait=False)
+                if self._ending:
+                    raise died
+                self._actors[k] = self._hire()
+            raise RuntimeError(
+                f"{function.__name__}: expected an actor that finishes it, got {PATIENCE} deaths in a row; is there "
+                "memory enough?"
+            ) from died
+        finally:
+            self._free.put(k)
+
+    def _dismiss(self) -> None:
+        for actor in self._actors:
+            actor.shutdown(wait=False, cancel_futures=True)
 
 
 def _begin() -> None:

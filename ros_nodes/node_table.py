@@ -66,6 +66,7 @@ ROBOT = Argument("robot", "simulated_panda", "simulated_panda, franka, ur5e, so1
 TOPICS = Argument("topics", "", "what its topics mean (docs/topics.md); empty: <robot>_topics.yaml beside it")
 POLICY = Argument("policy", "", "checkpoint of the policy, a folder; needed")
 CRITIC = Argument("critic", "", "checkpoint of the critic, a folder; empty: the policy acts alone")
+ONLINE = Argument("online", "", "folder of `train online --follow`: its newest version acts from the next episode on")
 STORE = Argument("store", "", "episode store to append to, a folder; empty: the parameter file's")
 TASK = Argument("task", "", "what the robot is told to do, for policies that read it, and for the record")
 SIMULATED = Argument("simulated", "false", "true: start the simulated arm as well, no robot needed")
@@ -82,8 +83,8 @@ MODELS = {**HERE, "policy": "policy", "critic": "critic"}
 LAUNCHES = {
     "steer": Launch(
         "A policy, steered by a critic, moves the arm through the guard; everything is recorded.",
-        (ROBOT, TOPICS, POLICY, CRITIC, STORE, TASK, SIMULATED, TELEOP, RECORD),
-        (ARM, Program("guard", HERE), Program("steering", MODELS), HUMAN, RECORDER),
+        (ROBOT, TOPICS, POLICY, CRITIC, ONLINE, STORE, TASK, SIMULATED, TELEOP, RECORD),
+        (ARM, Program("guard", HERE), Program("steering", {**MODELS, "online": "online"}), HUMAN, RECORDER),
     ),
     "shadow": Launch(
         "The critic scores and logs, and nothing it says moves the arm: a first day on a robot.",

@@ -13,7 +13,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from std_msgs.msg import Bool, String, UInt8MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from robot_value import topics, wire
+from robot_value import components, topics, wire
 from robot_value.deploy.ticking import Ended, parse_event
 from robot_value.types import Decision
 
@@ -35,9 +35,13 @@ from .parameters import number
 from .raw import is_stamped, message_type
 
 if TYPE_CHECKING:
+    from robot_value.deploy.heir import Heir
     from robot_value.deploy.steering_setup import Setup, Thinking
+    from robot_value.display.display import Display
+    from robot_value.types import Spec
 
 JOIN = 2.0  # s that cleanup waits for a decision that is being made
+LOOK = 1.0  # s between two looks at what an online run has published
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Config:
     policy: str = ""  # checkpoint of the policy, a folder (or its run's); needed
     critic: str = ""  # checkpoint of the critic; empty: the policy acts alone, with one candidate
     critic_required: bool = True  # false: without a usable critic the policy acts alone, with a warning
+    online: str = ""  # folder of `train online --follow`: its newest version decides from the next episode on
     mode: str = SYNC  # sync: the arm rests while deciding; ahead: it moves on; shadow: decide and log, never act
     lockstep: bool = False  # ticks by the frames' numbers of a simulated arm instead of the clock; never on a real arm
     n: int = number(16, 1, 4096)  # N, candidates per decision
@@ -77,6 +82,8 @@ class Config:
     patience: float = number(5.0, 0.1, 3600.0)  # s without fresh inputs until the episode is ended
     max_steps: int = number(0, 0, 2**31)  # control steps until an episode is ended; 0: never
     max_frozen: float = number(0.0, 0.0, 60.0)  # s that a camera may show the same picture; 0: for ever (simulators do)
+    display: str = ""  # rerun or foxglove: shows decisions while they are made (docs/live_view.md); empty: nothing
+    display_options: str = "{}"  # its Config's fields as JSON, e.g. {"address": "127.0.0.1:9876"}
 
     def __post_init__(self) -> None:
         for name in ("topics", "policy"):
@@ -89,6 +96,8 @@ class Steering:
         self.node, self.config = node, config
         self.robot: ArmRobot | None = None
         self.thinking: Thinking | None = None
+        self.display: Display | None = None
+        self.heir: Heir | None = None
         self.failed = ""  # why the newest episode was ended by us
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -97,13 +106,16 @@ class Steering:
     # -- lifecycle -----------------------------------------------------------------------------------------------------
 
     def configure(self) -> None:
+        from robot_value.deploy.heir import Heir
         from robot_value.deploy.steering_setup import prepare  # torch, which nobody needs for the parameters
 
         config, node = self.config, self.node
         if not config.lockstep and node.get_parameter("use_sim_time").value:
             raise ValueError("use_sim_time: expected false on a robot, got true; a clock that stops would stop nobody")
         mapping = topics.load(config.topics)
-        self.thinking = prepare(_setup(config), mapping.spec)
+        self.asked = _setup(config)
+        self.thinking = prepare(self.asked, mapping.spec)
+        self.heir = Heir(mapping.spec, node.get_logger().info)
         for line in self.thinking.warnings:
             node.get_logger().warning(line)
         self.outbox = RosOutbox(node, self._ours, mapping, RECORD if config.lockstep else COMMAND)
@@ -119,6 +131,7 @@ class Steering:
             max_frozen=config.max_frozen,
         )
         self.robot = ArmRobot(mapping, self.outbox, driving, self.thinking.policy.spec.n_obs_steps)
+        self.display = _display(config, mapping.spec)
         self._listen(mapping)
         self._thread = threading.Thread(target=self._run, name="episodes", daemon=True)
         self._thread.start()
@@ -139,8 +152,12 @@ class Steering:
             self.robot.close()
         if self._thread is not None:
             self._thread.join(JOIN)
+        if self.heir is not None:
+            self.heir.close(JOIN)
         if self.thinking is not None:
             self.thinking.close()
+        if self.display is not None:
+            self.display.close()
         for destroy, entity in self._ours:
             destroy(entity)
         self._ours.clear()
@@ -157,6 +174,8 @@ class Steering:
         self._subscribe(String, "episode", self._on_episode, EPISODES)
         service = self.node.serve(Trigger, "~/reload", self._reload)
         self._ours.append((self.node.destroy_service, service))
+        if self.config.online:
+            self._ours.append((self.node.destroy_timer, self.node.every(LOOK, self._look)))
 
     def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
         subscription = self.node.listen(kind, topic, callback, qos)
@@ -178,13 +197,22 @@ class Steering:
             self.robot.turn.end(event.why, event.episode)
 
     def _reload(self, request: Any) -> str:
-        """The critic's newest checkpoint decides from the next episode on."""
-        if self.robot.turn.current is not None:
-            return "expected no running episode, got one; stop it first"
-        if self.thinking.steerer.steerer.critic is None:
-            return "expected a critic to reload, got none; set the parameter critic"
-        self.thinking.steerer.load(Path(self.config.critic))
-        return ""
+        """The newest checkpoints are read now, and decide from the next episode on; diagnostics say if they cannot."""
+        asked, last = _setup(self.config), self.asked.number
+        if last is not None and (asked.number is None or asked.number < last):
+            return f"expected version {last} or later, got {asked.number}; versions never go back: restart this node"
+        reason = self.heir.ask(replace(asked, lag=self.thinking.lag), self.thinking)
+        if not reason:
+            self.asked = asked
+        return reason
+
+    def _look(self) -> None:
+        """What the online run has published since is reloaded by itself."""
+        try:
+            if _setup(self.config).number != self.asked.number and (reason := self._reload(None)):
+                self.heir.refused = reason
+        except (ValueError, OSError) as error:
+            self.heir.refused = str(error)
 
     # -- episodes, in a thread of their own ----------------------------------------------------------------------------
 
@@ -194,6 +222,7 @@ class Steering:
         while not self._closing:
             start = self.robot.turn.wait_for_start(0.2)
             if start is not None:
+                self.thinking = self.heir.take(self.thinking)
                 self._episode(start)
 
     def _episode(self, start: Any) -> None:
@@ -201,9 +230,10 @@ class Steering:
 
         self.failed = ""
         self.robot.play(start)
-        thinking = self.thinking
+        thinking, watchers = self.thinking, () if self.display is None else (self.display,)
+        asked = {"tasks": [start.task], "seeds": [start.seed]}
         try:
-            run_episodes(self.robot, thinking.thinker, thinking.follower(), tasks=[start.task], seeds=[start.seed])
+            run_episodes(self.robot, thinking.thinker, thinking.follower(), watchers, **asked)
         except Ended as ended:
             self.robot.give_up(str(ended))
         except Exception as error:  # no chunk, an implausible one, a failure in a network: the arm stops, we stay
@@ -237,10 +267,13 @@ class Steering:
             **{f"reason {reason}": str(count) for reason, count in sorted(reasons.items())},
             **thinking.versions,
         }
+        if self.display is not None:
+            told |= {"shown": str(self.display.drawn), "not shown": str(self.display.dropped)}
         if self.failed:
             return Finding("steering: decisions", ERROR, self.failed, told)
         fallbacks = [reason for reason in reasons if reason.endswith("_fallback") or reason == "low_spread"]
         problems = list(thinking.warnings) + [f"{reason}: {reasons[reason]} times" for reason in fallbacks]
+        problems += [f"reload: {self.heir.refused}"] if self.heir.refused else []
         if p99 > self._allowed():
             problems.append(f"decisions take {1e3 * p99:.0f} ms (p99), allowed are {1e3 * self._allowed():.0f} ms")
         said = "; ".join(problems) or f"{self.config.mode}, {books.decisions} decisions"
@@ -326,11 +359,13 @@ def _to(receive: Callable[[str, Any], None], topic: str) -> Callable[[Any], None
 
 
 def _setup(config: Config) -> Setup:
-    from robot_value.deploy.steering_setup import Setup
+    """As the parameters say, with what an online run has published. Raises ValueError or OSError."""
+    from robot_value.deploy.steering_setup import Setup, as_published
+    from robot_value.online.publication import newest
 
     parts = ("selector", "gate", "proposer", "guide", "follower")
     options = {part: _options(part, getattr(config, f"{part}_options")) for part in parts}
-    return Setup(
+    setup = Setup(
         robot=config.topics,
         policy=config.policy,
         critic=config.critic,
@@ -349,6 +384,18 @@ def _setup(config: Config) -> Setup:
         threads=config.threads,
         lag=config.lag,
     )
+    published = newest(Path(config.online)) if config.online else None
+    return setup if published is None else as_published(setup, published)
+
+
+def _display(config: Config, spec: Spec) -> Display | None:
+    """The live view that was asked for, opened."""
+    if not config.display:
+        return None
+    import draccus
+
+    options = _options("display", config.display_options)
+    return draccus.decode(components.load("displays", config.display).Config, options).build(spec, "steering")
 
 
 def _options(part: str, text: str) -> dict[str, Any]:

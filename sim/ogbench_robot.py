@@ -5,6 +5,7 @@ Reward and termination look at the state a step leads to, and an episode ends wh
 
 from __future__ import annotations
 
+import atexit
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class OgbenchSimulator:
         family, _ = og.parse(config.task)
         self._env = og.make_env(family, config.dt, config.image_size)
         self._expert = PlayExpert(self._env, config)
-        self._playing = False
+        self._playing = self._rendered = False
         self._frame: Frame | None = None
         self.provenance = {name: version(name) for name in ("mujoco", "ogbench")}
         names, units = zip(*og.fields(self._env), strict=True)
@@ -136,6 +137,7 @@ class OgbenchSimulator:
         return self._expert
 
     def close(self) -> None:
+        atexit.unregister(self.close)
         if self._env._renderer is not None:
             self._env._renderer.close()
             self._env._renderer = None
@@ -146,7 +148,7 @@ class OgbenchSimulator:
     def _look(self, unstable: bool) -> Frame:
         done = og.successes(self._env)
         solved = bool(done.all())
-        images = {og.CAMERA: self._env.render(camera=og.CAMERA)} if self.config.image_size else {}
+        images = {og.CAMERA: self._picture()} if self.config.image_size else {}
         reward = {"objects": float(done.sum() - len(done)), "step": float(solved) - 1.0, "success": float(solved)}
         return Frame(
             state=og.read(self._env),
@@ -157,3 +159,11 @@ class OgbenchSimulator:
             unstable=unstable,
             time=float(self._env._data.time),
         )
+
+    def _picture(self) -> np.ndarray:
+        """uint8[h, w, 3]"""
+        image = self._env.render(camera=og.CAMERA)
+        if not self._rendered:
+            self._rendered = True
+            atexit.register(self.close)  # before the exit handler of the GL module, which is there by now
+        return image

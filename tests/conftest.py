@@ -12,9 +12,12 @@ settings.load_profile("robot_value")
 
 TIMED = {
     "test_backends",
+    "test_display_node",
+    "test_display_rerun",
     "test_fleet",
     "test_guard_node",
     "test_launch",
+    "test_learning_on_an_arm",
     "test_lerobot_plugins",
     "test_one_loop",
     "test_online_kills",
@@ -22,6 +25,8 @@ TIMED = {
     "test_replay_node",
     "test_robot_check",
     "test_ros_faults",
+    "test_scale_playing",
+    "test_scale_processes",
     "test_serving",
     "test_simulated_arm",
     "test_steering_node",

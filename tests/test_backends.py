@@ -14,14 +14,15 @@ from typing import ClassVar
 import pytest
 from online_fakes import Here, PointConfig, save_models
 
+from robot_value import beside
 from robot_value.arms import MAIN
 from robot_value.episodes.errors import StoreError
 from robot_value.episodes.store import EpisodeStore
 from robot_value.evaluate import Arm
-from robot_value.online import backends
 from robot_value.online.acting import Acting, Round, Version, play
-from robot_value.online.backends import Crew, Local, actors, deal, gather, local_actor
+from robot_value.online.backends import Crew, Local, actors, deal, gather
 from robot_value.playing import Site
+from robot_value.workers import local_actor
 
 ARM = Arm("online", "softmax_average", {"temperature": 0.5}, n=3, critic=MAIN)
 ROBOT = PointConfig(max_steps=6)
@@ -274,8 +275,8 @@ def test_gathering_that_is_cut_off_anywhere_loses_and_doubles_nothing(version, a
         return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(backends, "adopt", counted(backends.adopt))
-        patched.setattr(backends, "shutil", SimpleNamespace(rmtree=counted(rmtree)))  # not the store's own
+        patched.setattr(beside, "adopt", counted(beside.adopt))
+        patched.setattr(beside, "shutil", SimpleNamespace(rmtree=counted(rmtree)))  # not the store's own
         with pytest.raises(Killed):
             gather(apart, Round(1, version, SEEDS))
     gather(apart, Round(1, version, SEEDS))
@@ -315,7 +316,7 @@ def test_what_is_no_backend_is_refused(name, number, words):
 def cluster():
     if find_spec("ray") is None:  # not importorskip: what Ray reads when it is imported is set by us
         pytest.skip('needs Ray (extra "scale")')
-    from robot_value.online.ray_actors import cluster
+    from robot_value.ray_actors import cluster
 
     with cluster(2):
         yield
@@ -323,7 +324,7 @@ def cluster():
 
 def test_one_ray_actor_plays_what_no_ray_plays(cluster, version, alone, tmp_path):
     # mutation: several threads of torch in the actor
-    from robot_value.online.ray_actors import RayActor
+    from robot_value.ray_actors import RayActor
 
     crew = Crew(RayActor, 1)
     played = crew.submit_round(acting(tmp_path / "episodes"), Round(1, version, SEEDS)).result()
@@ -335,7 +336,7 @@ def test_one_ray_actor_plays_what_no_ray_plays(cluster, version, alone, tmp_path
 
 def test_a_ray_actor_that_is_killed_is_replaced_and_loses_nothing(cluster, version, alone, tmp_path):
     # mutation: RayActorError is not taken for a death
-    from robot_value.online.ray_actors import RayActor
+    from robot_value.ray_actors import RayActor
 
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -349,7 +350,7 @@ def test_a_ray_actor_that_is_killed_is_replaced_and_loses_nothing(cluster, versi
 
 def test_an_error_in_a_ray_actor_comes_as_itself(cluster):
     # mutation: raise RayTaskError
-    from robot_value.online.ray_actors import RayActor
+    from robot_value.ray_actors import RayActor
 
     actor = RayActor()
     with pytest.raises(ZeroDivisionError):

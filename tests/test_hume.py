@@ -11,9 +11,9 @@ from test_noise_critics import HUME, SPEC, agreement, bandit, build, trained
 
 from robot_value.critics import hume
 from robot_value.critics.seeds import draw
-from robot_value.critics.value_query import ValueQuery, observed_parts
 from robot_value.networks.observation import EncoderConfig
-from robot_value.types import Features
+from robot_value.networks.value_query import ValueQuery, observed_parts, over_parts
+from robot_value.types import Features, Seen
 
 
 def noisy_agreement(critic, time):
@@ -88,13 +88,13 @@ def test_the_query_reads_frames_cameras_and_text_as_parts():
     assert observed_parts(s, replace(encoder, goal=True), 3 * 3 + 3 * 8 + 5) == [3, 3, 8, 8, 5, 3, 8]
     assert observed_parts(s, encoder, 77) == [77]  # features of another make
     critic = replace(HUME, encoder=encoder).build(s, statistics(s), TASKS)
-    assert critic.q.query.parts == [3, 3, 8, 8, 5] and critic.encoder.features == 27
+    assert critic.q.query.read.sizes == [3, 3, 8, 8, 5] and critic.encoder.features == 27
 
 
 def test_attention_is_brute_force_attention_and_every_part_matters():
     # mutation: softmax over heads; values from keys
     torch.manual_seed(0)
-    query = ValueQuery([2, 3], width=4, heads=2)
+    query = over_parts([2, 3], width=4, heads=2)
     features = torch.randn(1, 5, requires_grad=True)
     tokens = [query.norm1(read(piece)) for read, piece in zip(query.read, features.split([2, 3], -1), strict=True)]
     code = []
@@ -108,6 +108,20 @@ def test_attention_is_brute_force_attention_and_every_part_matters():
     assert torch.allclose(query(features)[0], expected, atol=1e-6)
     query(features).sum().backward()
     assert (features.grad.abs() > 0).all()
+
+
+def test_a_policys_tokens_are_read_by_the_query_itself_and_their_mean_as_one_part():
+    # mutation: Hume's own query over the code of the encoder's
+    eyes = EncoderConfig(source="policy", pooling="query", query_width=8, query_heads=2, policy_tokens=5)
+    asking = replace(HUME, encoder=eyes).build(SPEC, statistics(SPEC))
+    assert isinstance(asking.q.query, torch.nn.Identity) and isinstance(asking.encoder.query, ValueQuery)
+    assert asking.encoder.features == 8 and asking.needs_policy
+    seen = Seen(torch.zeros(3, 0), torch.randn(3, 4, 5), torch.arange(4) < torch.tensor([[4], [4], [1]]))
+    judged = asking.q(asking.encoder(seen), torch.zeros(3, asking.scope, 2))
+    judged.sum().backward()
+    assert asking.encoder.query.query.grad.abs().sum() > 0
+    mean = replace(eyes, pooling="mean", policy_features=5, policy_tokens=0)
+    assert replace(HUME, encoder=mean).build(SPEC, statistics(SPEC)).q.query.read.sizes == [5]
 
 
 def test_the_query_is_an_option_and_its_width_must_fit_its_heads():

@@ -153,6 +153,9 @@ def test_a_critic_that_sees_through_a_policy_refuses_to_be_blind_or_to_borrow_ot
         ({"source": "policy", "policy_features": 4, "goal": True}, "expected goal=false and taco=0"),
         ({"source": "policy", "policy_features": 4, "taco": 1.0}, "expected goal=false and taco=0"),
         ({"source": "vla"}, "expected own or policy, got 'vla'"),
+        ({"pooling": "query"}, "encoder.pooling: expected mean with source=own, got query"),
+        ({"source": "policy", "policy_features": 4, "pooling": "max"}, "expected mean or query, got 'max'"),
+        ({"source": "policy", "policy_features": 4, "pooling": "query"}, "expected a policy that gives tokens"),
     ],
 )
 def test_sources_that_make_no_sense_are_refused(wrong, message):

@@ -250,7 +250,7 @@ def test_a_remote_store_can_be_trained_on_with_its_labels_and_not_labelled(store
         assert names(there) == ["mine"] and verify(there) == []
         name = there.names()[0]
         assert LabelStore.open(there, "mine").read(name).rewards.tolist() == [0, 0, 0, 1]
-        with pytest.raises(StoreError, match="can only be read; label a local copy"):
+        with pytest.raises(StoreError, match="can only be read; take a local copy"):
             run(there, name="new")
     finally:
         remote.rm("/labelled", recursive=True)

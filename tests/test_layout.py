@@ -19,7 +19,7 @@ FOLDERS["datasets"] = "robot_value.datasets"
 SIBLINGS = ("sim", "ros_nodes", "datasets")
 # Libraries of an extra, or slow to import: only inside the function or sibling that adapts them.
 HEAVY = {"mujoco", "robosuite", "ogbench", "rclpy", "lerobot", "ray", "accelerate", "launch", "h5py", "cv2", "wandb"}
-HEAVY |= {"av", "pyarrow", "PIL", "imagecodecs", "fsspec", "tensorstore", "selenium", "rerun"}
+HEAVY |= {"av", "pyarrow", "PIL", "imagecodecs", "fsspec", "tensorstore", "selenium", "rerun", "foxglove"}
 HEAVY |= {"diagnostic_msgs", "sensor_msgs", "trajectory_msgs", "std_msgs", "rosbags", "mink", "dm_control", "gymnasium"}
 # Guard and recorder run on a small robot computer without torch.
 WITHOUT_TORCH = ("types", "protocols", "components", "actions", "randomness", "safety", "braking", "guard", "wire")

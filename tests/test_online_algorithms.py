@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,6 +136,18 @@ def test_prior_data_without_rewards_teach_by_explores_labels(offline, played, tm
         folder = online(algorithm, played("qc_fql")[1], mixed, tmp_path / f"run_{labels}", few, labels=labels)
         runs[labels] = checkpoint.load(checkpoint.newest(folder / "critic")).tensors
     assert any(not torch.equal(runs[""][key], runs["bold"][key]) for key in runs[""])
+
+
+@pytest.mark.parametrize("name", ["cqn_as", "arsq"])
+def test_a_critic_that_is_its_own_policy_acts_in_every_round_as_it_has_learned(name, offline, tmp_path):
+    # mutation: _newest replaces the critic alone, so that the offline policy acts for ever
+    critic = fit(job(offline[0], Part(name, {"hidden": [8], "levels": 2}).config("critics"), tmp_path / "critic"))
+    asked = SimpleNamespace(name=name, learn="critic", selector="first", options={}, n=1, joint={})
+    run = online(asked, {"policy": critic, "critic": critic}, offline[0] / "episodes", tmp_path / "run")
+    rounds = json.loads((run / "progress.json").read_text())["rounds"]
+    acted = [versions(run, each)["policy"] for each in rounds]
+    assert acted[0] == acted[1] == load_model(critic).version  # before anything was there to learn from
+    assert acted[2] == load_model(run / f"step_{rounds[1]['update']:08d}").version != acted[0]
 
 
 class Crashing(Here):

@@ -156,7 +156,7 @@ def test_a_dataset_of_another_format_is_replayed_as_it_is(lab, quick, tmp_path):
 
 def test_rerun_files_are_made_of_as_many_episodes_as_asked(lab, quick, tmp_path, monkeypatch):
     # mutation: files of all episodes; an earlier command's files stay
-    pytest.importorskip("rerun", reason="rerun-sdk is not installed (pip install 'robot_value[rerun]')")
+    pytest.importorskip("rerun", reason="rerun-sdk is not installed (pip install 'robot_value[view]')")
     for count in (3, 1):
         assert replayed(lab, tmp_path, f"--rerun={count}", "--episodes=..4") == 0
         assert len(list((tmp_path / "rerun").iterdir())) == count

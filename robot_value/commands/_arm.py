@@ -15,6 +15,7 @@ PARTS = {
     "guide": flags.Choice("guides", None),
     "gate": flags.Choice("gates", None),
 }
+DISPLAY = {"display": flags.Choice("displays", None)}
 
 
 def asked_arm(parsed: flags.Parsed, name: str) -> Arm:

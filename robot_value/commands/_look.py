@@ -12,7 +12,9 @@ import numpy as np
 
 from ..episodes import EpisodeStore
 from ..episodes.inspect import inspect_command, verify_command
+from ..features.encoding import FEATURES
 from ..flags import Parsed
+from ..labels.encoding import LABELS
 from ..labels.store import names as label_names
 from ..labels.store import verify as verify_labels
 from ..normalize import Statistics, fit_statistics
@@ -33,16 +35,18 @@ def inspect(paths: Sequence[str], parsed: Parsed) -> int:
 
 @dataclass(frozen=True)
 class Verify:
-    """Check every file of every episode, and of all labels, against its manifest. Exit code 0: sound, 1: damaged."""
+    """Check every file of episodes, labels and features against its manifest. Exit code 0: sound, 1: damaged."""
 
 
 def verify(paths: Sequence[str], parsed: Parsed) -> int:
     store = EpisodeStore.open(paths[0])
     code = verify_command(paths[0])
-    problems = verify_labels(store)
-    if found := label_names(store):
-        print(*problems, f"labels {', '.join(found)}: {len(problems)} problems", sep="\n")
-    return 1 if problems else code
+    for kind in (LABELS, FEATURES):
+        problems = verify_labels(store, kind)
+        if found := label_names(store, kind):
+            print(*problems, f"{kind.name} {', '.join(found)}: {len(problems)} problems", sep="\n")
+        code = 1 if problems else code
+    return code
 
 
 @dataclass(frozen=True)

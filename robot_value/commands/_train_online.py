@@ -13,11 +13,12 @@ from ..curves import NonFinite
 from ..evaluate import Arm
 from ..learners import Joint, Optimization
 from ..online.books import Progress, overhead
+from ..online.follow import Follow
 from ..online.guard_rails import GuardRails
 from ..online.learning import OnlineJob, Schedule, train_online
 from ..online.streaming import Streaming
 from ..online.supervised import Config as Supervisor
-from ._arm import PARTS, asked_arm
+from ._arm import DISPLAY, PARTS, asked_arm
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,11 @@ class TrainOnline:
     rails: GuardRails = GuardRails()  # when learning is held up
     supervised: bool = False  # a scripted expert plays the human and takes over
     supervisor: Supervisor = Supervisor()  # when it does, and for how long
+    display: Any = None  # shows the first actor's decisions while they are made
+    follow: Follow = Follow()  # an arm that works by itself, in the place of the simulated robot
 
 
-CHOICES = {"robot": flags.Choice("robots", "robosuite"), **PARTS}
+CHOICES = {"robot": flags.Choice("robots", "robosuite"), **PARTS, **DISPLAY}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -68,6 +71,8 @@ def run(argv: Sequence[str]) -> int:
         batch_size=config.batch_size,
         rails=config.rails,
         supervisor=config.supervisor if config.supervised else None,
+        display=config.display,
+        follow=config.follow,
     )
     try:
         root = train_online(job)

@@ -1,4 +1,4 @@
-"""`robot-value data ACTION PATH ...`: look at, check, convert, label and rearrange episode stores."""
+"""`robot-value data ACTION PATH ...`: look at, check, convert, label, encode and rearrange episode stores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from .. import flags
 from ..components import unknown
 from ..episodes import StoreError
-from . import _change, _convert, _look
+from . import _change, _convert, _features, _look
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ ACTIONS: Mapping[str, Action] = {
     "export": Action(_convert.Export, _convert.export, ("STORE", "DATASET"), _exporters),
     "pack": Action(_convert.Pack, _convert.pack, ("STORE", "DATASET")),
     "label": Action(_change.Label, _change.label, ("STORE",), _labelers),
+    "features": Action(_features.Features, _features.features),
     "merge": Action(_change.Merge, _change.merge, ("STORE ...", "TARGET")),
     "split": Action(_change.Split, _change.split, ("STORE", "TARGET=SHARE ...")),
     "repair": Action(_change.Repair, _change.repair),

@@ -15,7 +15,7 @@ from ..recipe import refuse_overlap
 from ..report import Extras
 from ..steering.abstention import Calibration
 from ..study import Plan, study
-from ._arm import PARTS, asked_arm
+from ._arm import DISPLAY, PARTS, asked_arm
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,19 @@ class Evaluate:
     proposer: Any = None  # where its candidates come from; samples of the policy unless chosen
     guide: Any = None  # what steps into its sampler
     gate: Any = None  # whether its selection is used; --gate.type=calibrated --gate.path=gate.json
+    display: Any = None  # shows the decisions of "yours", or else of the chosen recipe, while they are tested
     n: int = 16  # its N, candidates per decision
     out: str = "outputs/evaluate"  # folder of the page and of results.json
-    workers: int = 2  # simulator processes; 0 simulates in this process
+    workers: int = 2  # processes that play side by side, a core each
+    backend: str = "local"  # local | ray: processes of this machine, or Ray actors
+    actors: int = 0  # how many of them there are, if not as many as `workers`
     batch_size: int = 50  # robots simulated at once
     plan: Plan = Plan(videos=0)  # what is compared, on which seeds
 
 
 def run(argv: Sequence[str]) -> int:
     parsed = flags.parse(
-        Evaluate, argv, {"robot": flags.Choice("robots", "robosuite"), **PARTS}, "robot-value evaluate"
+        Evaluate, argv, {"robot": flags.Choice("robots", "robosuite"), **PARTS, **DISPLAY}, "robot-value evaluate"
     )
     config, task = parsed.values, getattr(parsed.values.robot, "task", "")
     for name in ("policy", "critic"):
@@ -51,14 +54,17 @@ def run(argv: Sequence[str]) -> int:
             raise flags.FlagError(f"--{name}: expected the folder of a checkpoint, got nothing")
     critics = {MAIN: config.critic, SHUFFLED: config.shuffled_critic, SUCCESS_ONLY: config.success_only_critic}
     critics |= config.also
-    models = Models(0, Path(config.policy), {name: Path(path) for name, path in critics.items() if path})
+    critics = {name: Path(path).absolute() for name, path in critics.items() if path}  # as other machines see them
+    models = Models(0, Path(config.policy).absolute(), critics)
     extras = Extras(title=f"robot_value: {task or parsed.names['robot']}")
-    site, plan = Site(config.robot, config.batch_size, config.workers), replace(config.plan, videos=0)
+    site = Site(config.robot, config.batch_size, config.actors or config.workers, config.backend)
+    plan = replace(config.plan, videos=0)
     plan = replace(plan, selectors=config.selectors or plan.selectors)
     yours = [asked_arm(parsed, "yours")] if any(parsed.names[kind] for kind in PARTS) else []
     for arm in yours:
         refuse_calibration_seeds(arm, plan)
-    page = study(site, [models], plan, Path(config.out), f"{parsed.names['robot']}/{task}", extras, more=yours)
+    asked = {"more": yours, "display": config.display}
+    page = study(site, [models], plan, Path(config.out), f"{parsed.names['robot']}/{task}", extras, **asked)
     print(f"{page}\n{page.with_name('results.json')}")
     return 0
 

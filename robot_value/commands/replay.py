@@ -12,7 +12,7 @@ from .. import components, convert, flags
 from ..arms import MAIN, SHUFFLED
 from ..playing import Models
 from ..replay.logs import Opener
-from ._arm import PARTS, asked_arm
+from ._arm import DISPLAY, PARTS, asked_arm
 
 RANGE = re.compile(r"(\d*)\.\.(\d*)")
 
@@ -46,6 +46,7 @@ class Replay:
     threads: int = 1
     evaluation: bool = True  # estimate the steered policy's success from the log alone
     tables: bool = True  # write decisions.parquet and episodes.parquet (needs pyarrow)
+    display: Any = None  # shows decisions while the log is replayed; what an earlier command replayed is not shown
     rerun: int = 0  # episodes to write as .rrd files for the Rerun viewer: most warnings first, then largest detour
     progress: bool = True  # show a progress bar
     out: str = "outputs/replay"  # folder of the page, results.json and the tables
@@ -53,7 +54,7 @@ class Replay:
 
 def run(argv: Sequence[str]) -> int:
     paths, rest = flags.positional(argv)
-    parsed = flags.parse(Replay, rest, {"source": _source(paths, argv), **PARTS}, "robot-value replay DATA")
+    parsed = flags.parse(Replay, rest, {"source": _source(paths, argv), **PARTS, **DISPLAY}, "robot-value replay DATA")
     config = parsed.values
     if len(paths) != 1:
         raise flags.FlagError(f"expected one dataset, got {len(paths)}: robot-value replay DATA --policy=P --critic=C")
@@ -78,7 +79,8 @@ def run(argv: Sequence[str]) -> int:
         workers=config.workers,
     )
     with torch_threads(config.threads):
-        paths = whole.write(job, Path(config.out), config.tables, config.evaluation, config.progress, config.rerun)
+        about = (config.tables, config.evaluation, config.progress, config.rerun, config.display)
+        paths = whole.write(job, Path(config.out), *about)
     print(*paths, sep="\n")
     return 0
 

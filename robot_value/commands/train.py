@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import flags
+from ..accelerated import joined, launched
 from ..fit import Job, Windowing, fit
 from ..learners import Joint, Optimization
+from ..ranks import among
 from ..training import TrainConfig
 from . import _train_online
 
@@ -33,6 +35,11 @@ CHOICES = {"policy": flags.Choice("policies", None), "critic": flags.Choice("cri
 
 def run(argv: Sequence[str]) -> int:
     if argv[:1] == ["online"]:
+        if launched() > 1:
+            raise ValueError(
+                f"train online: expected one process, got {launched()} from a launcher; it starts its own actors, with "
+                "--schedule.actors"
+            )
         return _train_online.run(argv[1:])
     parsed = flags.parse(Train, argv, CHOICES, "robot-value train")
     config = parsed.values
@@ -50,5 +57,8 @@ def run(argv: Sequence[str]) -> int:
         joint=config.joint,
         trained_critic=config.trained_critic,
     )
-    print(f"{fit(job)}")
+    with joined(job.training.device) as ranks, among(ranks):
+        folder = fit(job)
+    if ranks.index == 0:
+        print(folder)
     return 0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..networks.seeding import normal
+from ..ranks import shared
 from ..sampling import bootstrap, returns
 from .candidates import best_of_n, values
 from .distribution import Distribution
@@ -57,7 +58,7 @@ def slope(error: Tensor, tau: float) -> Tensor:
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """values [..., B], weight [B]: mean over all entries."""
-    return (values * weight).sum() / (weight.sum() * (values.numel() / weight.numel())).clamp_min(1e-12)
+    return (values * weight).sum() / shared(weight.sum() * (values.numel() / weight.numel())).clamp_min(1e-12)
 
 
 # -- with chunks at the next observation: n proposals of a policy, or the one that was recorded ----------------------

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.packed import packed
+from ..networks.policy_features import context_of
 from ..networks.seeding import normal
 from ..sampling import TensorObservation
-from ..types import Features
 
 if TYPE_CHECKING:
     from ..protocols import ChunkPolicy
@@ -30,7 +30,7 @@ def propose(
     precision: str = "off",
 ) -> Tensor:
     """float32[B, n, H, A] in spec units, NaN where the policy gave no finite chunk."""
-    context = Features(policy.encoder(observation))
+    context = context_of(policy, observation)
     shape = (len(observation.state), n, policy.spec.horizon, policy.spec.action_dim)
     noise = normal(shape, observation.state.device, generator)
     with packed(policy, precision):

@@ -19,6 +19,7 @@ from ..networks.observation import EncoderConfig
 from ..networks.policy_features import check_policy, critic_encoder
 from ..networks.seeding import seeded_weights
 from ..normalize import Normalizer, Statistics
+from ..ranks import average_gradients
 from ..sampling import TensorObservation, to_tensors
 from ..types import Features, Observation, Scores, Spec
 from .auxiliary import Taco, taco_loss
@@ -143,7 +144,9 @@ class ChunkCritic(nn.Module):
         loss, metrics = self.loss(batch, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.config.grad_clip)
+        parameters = self.optimizer.param_groups[0]["params"]
+        average_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
         if self.before_step is not None:
             self.before_step(loss.detach(), norm.detach())
         self.optimizer.step()

@@ -6,7 +6,8 @@
 
 At t = 1 it is the ordinary chunk value, at t < 1 the value of the chunk that the policy finishes x_t to, and at t = 0
 it judges seeds. Candidates are differently noised chunks, the best is the argmax of min_i Q_i. With `query` a learned
-token reads the observation by attention over its parts: frames of state and of each camera, and the text.
+token reads the observation by attention over its parts: frames of state and of each camera, and the text. Through a
+frozen VLA's eyes (`encoder.source=policy`, `encoder.pooling=query`) it reads the prefix tokens, as Hume's does.
 Defining term: beta, the value of a noisy chunk at its flow time.
 """
 
@@ -23,6 +24,7 @@ from ..flow import interpolate
 from ..networks.chunk_head import TIME_FEATURES, time_features
 from ..networks.observation import EncoderConfig
 from ..networks.seeding import uniform
+from ..networks.value_query import observed_parts, over_parts
 from ..normalize import Statistics
 from ..types import Spec
 from .backups import finite, policy_value, td_target, weighted_mean
@@ -33,7 +35,6 @@ from .regularizers.chunks import judge, random_chunks
 from .regularizers.cql import calibrated, cql
 from .seeds import denoise, distillation_loss, draw
 from .value_networks import QNetwork
-from .value_query import ValueQuery, observed_parts
 
 if TYPE_CHECKING:
     from ..sampling import ChunkBatch
@@ -84,8 +85,8 @@ class NoisyQ(nn.Module):
 def networks(critic: ChunkCritic) -> dict[str, nn.Module]:
     c, features = critic.config, critic.encoder.features
     query, code = nn.Identity(), features
-    if c.query:
-        query, code = ValueQuery(observed_parts(critic.spec, c.encoder, features), c.width, c.heads), c.width
+    if c.query and c.encoder.pooling == "mean":  # else the encoder itself asks the policy's tokens
+        query, code = over_parts(observed_parts(critic.spec, c.encoder, features), c.width, c.heads), c.width
     return {"q": NoisyQ(query, code, critic.scope, critic.spec.action_dim, c)}
 
 

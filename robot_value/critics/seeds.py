@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..networks.policy_features import context_of
 from ..networks.seeding import normal
 from ..sampling import TensorObservation
-from ..types import Features
 
 if TYPE_CHECKING:
     from .chunk_critic import ChunkCritic
@@ -27,7 +27,7 @@ def denoise(critic: ChunkCritic, observation: TensorObservation, seeds: Tensor) 
     Of a policy that stands on a flow (policies/noise.py) the flow: its input is the noise this critic judges.
     """
     flow = getattr(critic.policy, "base", critic.policy)
-    chunks = flow.sample(Features(flow.encoder(observation)), seeds.shape[1], seeds)[0]
+    chunks = flow.sample(context_of(flow, observation), seeds.shape[1], seeds)[0]
     return critic.actions.normalize(chunks[:, :, : critic.scope])
 
 

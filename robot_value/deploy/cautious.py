@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,8 +87,10 @@ class Cautious:
         steerer: Steerer,
         statistics: Statistics | None,  # of the policy's actions; None: any chunk is plausible
         clock: Callable[[], float] = time.perf_counter,  # s
+        named: Mapping[str, str] | None = None,  # more versions for every decision to tell
     ) -> None:
         self.steerer, self.statistics, self.clock, self.books = steerer, statistics, clock, Books()
+        self.named = dict(named or {})
         self.policy, self.execute = steerer.policy, steerer.execute
         self.plain = Steerer(
             steerer.policy, n=1, execute=steerer.execute, seed=steerer.seed, device=steerer.device, clock=steerer.clock
@@ -99,9 +100,6 @@ class Cautious:
 
     def check(self, spec: Spec) -> None:
         self.steerer.check(spec)
-
-    def load(self, version: Path) -> None:
-        self.steerer.load(version)
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
         self.steerer.reset(rows)
@@ -120,7 +118,7 @@ class Cautious:
             decision = replace(plain, reason=("error_fallback",) * observation.batch_size)
         self._check(decision, active)
         self.books.add(decision, self.clock() - began)
-        return decision
+        return replace(decision, versions=decision.versions | self.named)
 
     def _check(self, decision: Decision, active: np.ndarray | None) -> None:
         if self.statistics is None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from ..steering.two_speeds import ThinkAhead
 from ..training import choose_device, load_model, load_policy
 from ..types import Observation, Spec
 from .cautious import Cautious
+
+if TYPE_CHECKING:
+    from ..online.publication import Published
 
 WARM_UP = 12  # decisions; the first ones are slow and not measured
 UNMEASURED = 4
@@ -46,6 +49,8 @@ class Setup:
     device: str = "cpu"
     threads: int = 1  # of torch
     lag: int = -1  # control steps; -1: from the measured latency
+    number: int | None = None  # of an online run's version: every decision tells it, as "online"
+    expected: Mapping[str, str] = field(default_factory=dict)  # "policy", "critic" -> version; empty: whatever is there
 
 
 @dataclass
@@ -81,14 +86,23 @@ def prepare(setup: Setup, robot: Spec) -> Thinking:
         if setup.critic_required:
             raise
         warnings.append(f"{error}; the policy acts alone")
-    steerer = Cautious(_steerer(setup, policy, critic, str(device)), getattr(policy, "statistics", {}).get("action"))
+    versions = {"policy": policy.version} | ({} if critic is None else {"critic": critic.version})
+    _expected(setup, versions)
+    named = {} if setup.number is None else {"online": str(setup.number)}
+    statistics = getattr(policy, "statistics", {}).get("action")
+    steerer = Cautious(_steerer(setup, policy, critic, str(device)), statistics, named=named)
     latency = warm_up(steerer, policy)
     lag = _lag(setup, latency[1], robot.dt) if setup.ahead else 0
     follower = _follower(setup)
     follower()  # a wrong one is refused now
     thinker = ThinkAhead(steerer, lag=lag, lockstep=setup.lockstep) if setup.ahead else steerer
-    versions = {"policy": policy.version} | ({} if critic is None else {"critic": critic.version})
-    return Thinking(policy, steerer, thinker, follower, lag, latency, tuple(warnings), versions)
+    return Thinking(policy, steerer, thinker, follower, lag, latency, tuple(warnings), versions | named)
+
+
+def as_published(setup: Setup, published: Published) -> Setup:
+    """The setup with what an online run has made, where it has."""
+    made = {kind: str(path) for kind, path in published.made.items()}
+    return replace(setup, **made, number=published.number, expected=published.versions)
 
 
 def warm_up(steerer: Cautious, policy: ChunkPolicy) -> tuple[float, float]:
@@ -146,6 +160,15 @@ def _load(what: str, path: str, load: Callable[[], Any]) -> Any:
 def _same_contract(who: str, expected: Spec, robot: str, got: Spec) -> None:
     if lines := expected.choose(horizon=0, n_obs_steps=0).differences(got):
         raise ValueError(f"{who} and the robot of {robot} do not match: " + "; ".join(lines))
+
+
+def _expected(setup: Setup, versions: Mapping[str, str]) -> None:
+    for kind in sorted(setup.expected):
+        if (got := versions.get(kind, "none")) != setup.expected[kind]:
+            raise ValueError(
+                f"version {setup.number}: expected {kind} {setup.expected[kind]}, got {got}; configure it with the "
+                "checkpoints that the online run began with"
+            )
 
 
 def _steerer(setup: Setup, policy: ChunkPolicy, critic: Critic | None, device: str) -> Steerer:

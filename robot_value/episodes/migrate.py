@@ -102,7 +102,8 @@ def _lift(old: Path, new: Path, attributes: dict[str, Any], chain: list[Step]) -
     if new.exists():
         shutil.rmtree(new)
     make_folder(new / "episodes")
-    left_behind = [f"{each}/ (made for the old episodes)" for each in ("labels", "quarantine") if (old / each).exists()]
+    beside = ("labels", "features", "quarantine")
+    left_behind = [f"{each}/ (made for the old episodes)" for each in beside if (old / each).exists()]
     roots = [{key: value for key, value in attributes.items() if key != "format_version"}]
     for step in chain:
         roots.append(step.root(roots[-1]))

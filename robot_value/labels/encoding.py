@@ -1,8 +1,12 @@
-"""One episode's Labels <-> the files of their zarr group, and the Origin that says what made them."""
+"""One episode's Labels <-> the files of their zarr group, and the Origin that says what made them.
+
+A Kind is what may lie beside episodes: labels, and a policy's features (features/encoding.py).
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +17,20 @@ from ..episodes.remote import Folder
 from ..types import FORMAT_VERSION
 from .labels import ARRAYS, Labels
 
-KIND = "robot_value labels"
+
+@dataclass(frozen=True)
+class Kind:
+    """What lies beside episodes in a folder of this name: its bytes, and the command that makes it."""
+
+    name: str  # "labels"
+    command: str  # of robot-value
+    encode: Callable[[Any, Origin, Manifest], dict[str, bytes]]  # (what is said, by whom, of which episode) -> files
+    decode: Callable[[Folder], tuple[Any, dict[str, Any]]]  # what was said, and its attributes
+
+    @property
+    def title(self) -> str:
+        """`kind` in zarr.json."""
+        return f"robot_value {self.name}"
 
 
 @dataclass(frozen=True)
@@ -31,11 +48,9 @@ class Origin:
 
 
 def encode(labels: Labels, origin: Origin, parent: Manifest) -> dict[str, bytes]:
-    attributes = {
-        "kind": KIND,
-        "format_version": FORMAT_VERSION,
-        "origin": asdict(origin),
-        "parent": parent.hash,
+    """Raises ValueError where they cannot be of that episode."""
+    labels.check(parent.steps)
+    attributes = about(LABELS, origin, parent) | {
         "terminated": None if labels.terminated is None else bool(labels.terminated),
         "success": None if labels.success is None else bool(labels.success),
         "about": json.loads(canonical(labels.about)),
@@ -56,3 +71,12 @@ def decode(folder: Folder) -> tuple[Labels, dict[str, Any]]:
     labels = Labels(**arrays, **said)
     labels.check(manifest.steps)
     return labels, attributes
+
+
+def about(kind: Kind, origin: Origin, parent: Manifest) -> dict[str, Any]:
+    """Attributes that whatever lies beside an episode has."""
+    versions = {"kind": kind.title, "format_version": FORMAT_VERSION}
+    return versions | {"origin": asdict(origin), "parent": parent.hash}
+
+
+LABELS = Kind("labels", "data label", encode, decode)

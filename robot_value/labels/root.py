@@ -14,7 +14,7 @@ from ..episodes.remote import Folder, listing, read_one
 from ..episodes.root import group
 from ..episodes.store import EpisodeStore
 from ..types import FORMAT_VERSION
-from .encoding import KIND, Origin
+from .encoding import LABELS, Kind, Origin
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,63}")  # becomes a folder
 
@@ -22,17 +22,18 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,63}")  # becomes a folder
 class LabelsDamaged(StoreError):
     """The labels on disk are not what was written, or not of this episode."""
 
-    def __init__(self, problems: Iterable[Problem]):
+    def __init__(self, problems: Iterable[Problem], kind: Kind = LABELS):
         self.problems = list(problems)
         more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
         super().__init__(
-            f"damaged labels {self.problems[0]}{more}; delete that folder and run `robot-value data label` again"
+            f"damaged {kind.name} {self.problems[0]}{more}; delete that folder and run `robot-value {kind.command}` "
+            "again"
         )
 
 
-def names(store: EpisodeStore) -> list[str]:
+def names(store: EpisodeStore, kind: Kind = LABELS) -> list[str]:
     """Names under which this store has labels."""
-    root = store.path / "labels"
+    root = store.path / kind.name
     try:
         found = [name for name in listing(root) if NAME.fullmatch(name) and (root / name).is_dir()]
     except FileNotFoundError:
@@ -62,19 +63,19 @@ def refuse_other(name: str, there: Origin, wanted: Origin) -> None:
         raise StoreError(f"labels {name!r} are there already, made with {why}; give another --name, or --fresh")
 
 
-def origin_bytes(origin: Origin) -> bytes:
+def origin_bytes(origin: Origin, kind: Kind = LABELS) -> bytes:
     """zarr.json of the labels of one name."""
-    about = {"kind": KIND, "format_version": FORMAT_VERSION}
+    about = {"kind": kind.title, "format_version": FORMAT_VERSION}
     return group(about | {"origin": asdict(origin), "origin_sha256": origin.hash})
 
 
-def read_origin(folder: Folder) -> Origin:
+def read_origin(folder: Folder, kind: Kind = LABELS) -> Origin:
     try:
         attributes = json.loads(read_one(folder / "zarr.json"))["attributes"]
-        if attributes["kind"] != KIND:
+        if attributes["kind"] != kind.title:
             raise ValueError(f"kind {attributes['kind']!r}")
         if attributes["format_version"] > FORMAT_VERSION:
-            raise StoreError(newer(f"labels {folder.name!r}", attributes["format_version"]))
+            raise StoreError(newer(f"{kind.name} {folder.name!r}", attributes["format_version"]))
         origin = Origin(**attributes["origin"])
         if origin.hash != attributes["origin_sha256"]:
             raise ValueError(f"an origin with sha256 {origin.hash[:12]}, expected {attributes['origin_sha256'][:12]}")
@@ -83,7 +84,7 @@ def read_origin(folder: Folder) -> Origin:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise LabelsDamaged(
-            [Problem(f"labels/{folder.name}", "zarr.json", "an origin of labels", str(error))]
+            [Problem(f"{kind.name}/{folder.name}", "zarr.json", f"an origin of {kind.name}", str(error))], kind
         ) from error
 
 

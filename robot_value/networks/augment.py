@@ -13,7 +13,7 @@ def random_shift(images: Tensor, pixels: int, generator: torch.Generator | None 
     if pixels == 0:
         return images
     rows, _, height, width, _ = images.shape
-    shift = integers(-pixels, pixels + 1, (2, rows, 1), images.device, generator)
+    shift = integers(-pixels, pixels + 1, (2, rows, 1), images.device, generator, dim=1)
     y = (torch.arange(height, device=images.device) + shift[0]).clamp_(0, height - 1)  # int64[B, h]
     x = (torch.arange(width, device=images.device) + shift[1]).clamp_(0, width - 1)  # int64[B, w]
     row = torch.arange(rows, device=images.device)[:, None, None]

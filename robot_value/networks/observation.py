@@ -32,7 +32,11 @@ class EncoderConfig:
     taco: float = 0.0  # critics only: weight of TACO's contrastive loss (critics/auxiliary.py), 0 is off; TACO uses 1
     source: str = "own"  # own | policy; critics only: the features of the frozen --base (policy_features.py)
     projection: tuple[int, ...] = ()  # with source=policy: widths of a learned MLP on top
+    pooling: str = "mean"  # mean | query (learned, as Hume's); with source=policy: how a VLA's tokens become one vector
+    query_width: int = 64  # of the value query; Hume 2048, as wide as its tokens
+    query_heads: int = 4  # its attention heads; Hume 8
     policy_features: int = 0  # width of the policy's features; training fills it in
+    policy_tokens: int = 0  # width of the tokens that the query reads; training fills it in
     policy_version: str = ""  # which policy that is; training fills it in
 
 

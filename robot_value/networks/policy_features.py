@@ -1,52 +1,81 @@
 """What a critic sees: by its own encoder, or through the eyes of the frozen policy that it judges.
 
 A policy's features are what a large model has learned already; only what stands on top of them is trained (Digi-Q,
-Bai et al. 2025, arXiv 2502.15760). Nothing of the policy is saved with the critic but its width and version.
+Bai et al. 2025, arXiv 2502.15760). A vision-language model's tokens are averaged, or read by a learned query (Hume,
+Song et al. 2025, arXiv 2505.21432). Nothing of the policy is saved with the critic but its widths and version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from ..normalize import Statistics
-from ..types import Spec
+from ..types import Features, Seen, Spec
 from .mlp import mlp
 from .observation import EncoderConfig, ObservationEncoder
+from .value_query import over_tokens
+
+if TYPE_CHECKING:
+    from ..protocols import Context
+    from ..sampling import TensorObservation
 
 SOURCES = ("own", "policy")
+POOLINGS = ("mean", "query")
 
 
 class PolicyFeatures(nn.Module):
-    """A policy's features float32[B, policy_features], without gradient -> float32[B, features]."""
+    """What a policy made of B observations, without gradient -> float32[B, features]."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        if config.policy_features < 1:
-            raise ValueError(
-                "encoder.source=policy: expected the width of the policy's features, got 0; "
-                "train with --base=CHECKPOINT of the policy that will be steered"
-            )
-        if config.goal or config.taco:
-            raise ValueError(
-                f"encoder.source=policy: expected goal=false and taco=0, got {config.goal} and {config.taco:g}; "
-                "the policy's features are what they are"
-            )
+        _check(config)
+        asks = config.pooling == "query"
+        width = config.policy_features + asks * config.query_width
         self.config = config
-        self.features = config.projection[-1] if config.projection else config.policy_features
+        self.query = over_tokens(config.policy_tokens, config.query_width, config.query_heads) if asks else None
+        self.features = config.projection[-1] if config.projection else width
         hidden = config.projection[:-1]
-        self.projection = mlp(config.policy_features, hidden, self.features, True) if config.projection else None
+        self.projection = mlp(width, hidden, self.features, True) if config.projection else None
 
-    def forward(self, features: Tensor) -> Tensor:
-        if features.dim() != 2 or features.shape[1] != self.config.policy_features:
+    def forward(self, seen: Tensor | Seen) -> Tensor:
+        """A policy's context is one vector float32[B, V], or what it saw with tokens."""
+        if self.query is None:
+            features = self._checked(averaged(seen), "B", self.config.policy_features)
+        else:
+            tokens = self._checked(getattr(seen, "tokens", seen), "B, P", self.config.policy_tokens)
+            vector = self._checked(seen.vector, "B", self.config.policy_features)
+            features = torch.cat([vector, self.query(tokens, seen.mask)], 1)
+        return features if self.projection is None else self.projection(features)
+
+    @staticmethod
+    def _checked(got: Tensor, rows: str, width: int) -> Tensor:
+        """Without gradient."""
+        if got.shape[-1] != width or got.dim() != len(rows.split(",")) + 1:
             raise ValueError(
-                f"policy features: expected float32[B, {self.config.policy_features}], got {list(features.shape)}; "
+                f"policy features: expected float32[{rows}, {width}], got {list(got.shape)}; "
                 "is this the policy that the critic was trained with?"
             )
-        return features.detach() if self.projection is None else self.projection(features.detach())
+        return got.detach()
+
+
+def averaged(seen: Tensor | Seen) -> Tensor:
+    """float32[B, V + D]: the vector and the mean of the tokens that are there."""
+    if isinstance(seen, Tensor):
+        return seen
+    if not seen.tokens.shape[2]:
+        return seen.vector
+    there = seen.mask[..., None].to(seen.tokens.dtype)
+    return torch.cat([seen.vector, (seen.tokens * there).sum(1) / there.sum(1).clamp_min(1)], 1)
+
+
+def context_of(policy: Any, observation: TensorObservation) -> Context:
+    """A policy's context of what was recorded; LeRobot's remembers more than a critic sees of it."""
+    return policy.see(observation) if hasattr(policy, "see") else Features(policy.encoder(observation))
 
 
 def critic_encoder(spec: Spec, statistics: Mapping[str, Statistics], config: EncoderConfig) -> nn.Module:
@@ -55,15 +84,22 @@ def critic_encoder(spec: Spec, statistics: Mapping[str, Statistics], config: Enc
         raise ValueError(f"encoder.source: expected {' or '.join(SOURCES)}, got {config.source!r}")
     if config.source == "policy":
         return PolicyFeatures(config)
+    if config.pooling != "mean":
+        raise ValueError(
+            f"encoder.pooling: expected mean with source=own, got {config.pooling}; that reads VLAs' tokens"
+        )
     if config.taco and not spec.cameras and not spec.language:
         raise ValueError("encoder.taco: expected an encoder with weights (cameras or language), got state only; set 0")
     return ObservationEncoder(spec, statistics, replace(config, taco=0.0))
 
 
-def seen_through(config: EncoderConfig, policy: nn.Module) -> EncoderConfig:
-    """The config with the policy's width and version filled in."""
+def seen_through(config: EncoderConfig, policy: Any) -> EncoderConfig:
+    """The config with the policy's widths and version filled in."""
+    vector, tokens = policy.widths if hasattr(policy, "widths") else (policy.encoder.features, 0)
+    if config.pooling == "mean":
+        vector, tokens = vector + tokens, 0
     version = getattr(policy, "version", "")
-    return replace(config, policy_features=policy.encoder.features, policy_version=version)
+    return replace(config, policy_features=vector, policy_tokens=tokens, policy_version=version)
 
 
 def check_policy(config: EncoderConfig, policy: Any) -> None:
@@ -73,4 +109,24 @@ def check_policy(config: EncoderConfig, policy: Any) -> None:
         raise ValueError(
             f"the critic sees through the policy {config.policy_version or 'without version'!r}, "
             f"got {version or 'one without version'!r}; steer that policy or train the critic again"
+        )
+
+
+def _check(config: EncoderConfig) -> None:
+    if config.pooling not in POOLINGS:
+        raise ValueError(f"encoder.pooling: expected {' or '.join(POOLINGS)}, got {config.pooling!r}")
+    if config.policy_features + config.policy_tokens < 1:
+        raise ValueError(
+            "encoder.source=policy: expected the width of the policy's features, got 0; "
+            "train with --base=CHECKPOINT of the policy that will be steered"
+        )
+    if config.pooling == "query" and config.policy_tokens < 1:
+        raise ValueError(
+            "encoder.pooling=query: expected a policy that gives tokens (LeRobot's smolvla, pi0, pi05), got one that "
+            "gives a vector; use mean"
+        )
+    if config.goal or config.taco:
+        raise ValueError(
+            f"encoder.source=policy: expected goal=false and taco=0, got {config.goal} and {config.taco:g}; "
+            "the policy's features are what they are"
         )

@@ -6,7 +6,8 @@ recorded is not recorded again.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,15 +16,16 @@ from typing import Any
 import numpy as np
 
 from ..arms import MAIN
-from ..collect import open_store
+from ..collect import Missing, open_store
+from ..display.places import of_part
 from ..episodes.store import EpisodeStore
 from ..evaluate import Arm, executed_steps
 from ..loop import EpisodeSummary, Recorder, run_episodes
-from ..playing import Site, robot_of
-from ..protocols import Robot
+from ..playing import Site, robot_of, waves
+from ..protocols import Robot, Watcher
 from ..steering.steerer import Steerer
 from ..training import load_model, load_policy
-from ..types import HUMAN, Decision, Episode, Observation, Outcome, Spec
+from ..types import HUMAN, Decision, Observation, Spec
 from .supervised import Config as Supervisor
 from .supervised import Supervised
 
@@ -54,6 +56,7 @@ class Acting:
     seed: int  # key of the candidates' noise, and of a supervisor's chances
     task: str = ""
     supervisor: Supervisor | None = None  # who takes over while episodes are recorded; None: nobody
+    display: Any = None  # Config of a displays component that shows rounds while they are recorded
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,6 @@ def play(acting: Acting, round: Round) -> Played:
     kept = [known[seed] for seed in round.seeds if seed in known and not known[seed].unstable]  # one may break at reset
     columns = (tuple(getattr(each, name) for each in kept) for name in ("name", "success", "steps"))
     return Played(*columns, _human_steps(acting.store, [each.name for each in kept]))
-
-
-def waves(seeds: Sequence[int], batch_size: int) -> list[tuple[int, ...]]:
-    """What is simulated at once. An episode's last bits depend on its row: a wave that was cut off is played whole."""
-    return [tuple(seeds[i : i + batch_size]) for i in range(0, len(seeds), batch_size)]
 
 
 @dataclass(frozen=True)
@@ -136,24 +134,24 @@ def _play(acting: Acting, round: Round, seeds: Sequence[int], known: Container[i
         robot = _shared_robot(acting.site, n_obs_steps)
         player = acting.supervisor.build(steerer, robot, acting.seed)
         made["supervisor"] = asdict(acting.supervisor)
-    with open_store(acting.store, robot.spec) as store, Recorder(store, made) as recorder:
-        watchers = (Missing(recorder, known),)
+    with (
+        open_store(acting.store, robot.spec) as store,
+        Recorder(store, made) as recorder,
+        shown(acting.display, robot.spec, round) as watching,
+    ):
+        watchers = (Missing(recorder, known), *watching)
         return run_episodes(robot, Numbered(player, round.version.number), None, watchers, tasks, seeds)
 
 
-@dataclass(frozen=True)
-class Missing:
-    """Hands on only the episodes that the store lacks."""
-
-    recorder: Recorder
-    known: Container[int]  # seeds
-
-    def on_decision(self, observation: Observation, decision: Decision, outcome: Outcome) -> None:
-        """Nothing: episodes are recorded when they have ended."""
-
-    def on_episode(self, episode: Episode) -> None:
-        if episode.provenance["seed"] not in self.known:
-            self.recorder.on_episode(episode)
+@contextmanager
+def shown(display: Any, spec: Spec, round: Round) -> Iterator[tuple[Watcher, ...]]:
+    """The live view of a round, where one was asked for."""
+    if display is None:
+        yield ()
+        return
+    name = f"round_{round.number:04d}"
+    with of_part(display, name).build(spec, name) as watcher:
+        yield (watcher,)
 
 
 @dataclass(frozen=True)

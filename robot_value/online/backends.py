@@ -7,24 +7,18 @@ their episodes. So an episode that is on disk is lost by nobody's death, and any
 
 from __future__ import annotations
 
-import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..collect import open_store
-from ..episodes.edit import adopt
-from ..episodes.store import EpisodeStore
-from ..workers import process_pool
-from .acting import Acting, Played, Round, play, recorded, waves
-
-BACKENDS = ("local", "ray")
-PATIENCE = 3  # times in a row that actors die without an episode finished, before the run gives up
+from .. import beside
+from ..playing import waves
+from ..workers import PATIENCE, hiring
+from .acting import Acting, Played, Round, play, recorded
 
 Wave = tuple[int, ...]  # environment seeds
 
@@ -48,34 +42,12 @@ class Local:
 @contextmanager
 def actors(name: str, number: int) -> Iterator[Actors]:
     """`number` processes of this machine ("local") or of a Ray cluster ("ray"); at the end they finish and go."""
-    if name not in BACKENDS:
-        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
-    if number < 1:
-        raise ValueError(f"actors: expected at least 1, got {number}")
-    with _hiring(name, number) as hire:
+    with hiring(name, number) as hire:
         crew = Crew(hire, number)
         try:
             yield crew
         finally:
             crew.close()
-
-
-@contextmanager
-def _hiring(name: str, number: int) -> Iterator[Callable[[], Executor]]:
-    if name == "local":
-        yield local_actor
-        return
-    from .ray_actors import RayActor, cluster
-
-    with cluster(number):
-        yield RayActor
-
-
-def local_actor() -> Executor:
-    """A process of its own, begun at once. Ctrl-C is the learner's affair: it ends the run after a whole round."""
-    process = process_pool(1)
-    process.submit(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    return process
 
 
 class Crew:
@@ -145,20 +117,9 @@ def deal(left: Sequence[Wave], number: int) -> list[Sequence[Wave]]:
 
 
 def gather(path: Path | None, round: Round) -> None:
-    """The run's store adopts what actors have in stores of their own. Each is there once, whenever this is cut off."""
-    if path is None or not (folder := _beside(path)).exists():
-        return
-    for own in sorted(folder.iterdir()):
-        if (own / "zarr.json").exists():
-            with EpisodeStore.open(own, "a") as source, open_store(path, source.spec) as target:
-                known = recorded(path, round)
-                for seed, each in recorded(own, round).items():
-                    if seed not in known:
-                        adopt(target, source, each.name)
-                (own / "zarr.json").unlink()  # no store any more, from here on
-        shutil.rmtree(own)
-    with suppress(OSError):
-        folder.rmdir()
+    """The run's store adopts what actors have recorded of the round in stores of their own."""
+    if path is not None:
+        beside.gather(path, lambda store: {seed: each.name for seed, each in recorded(store, round).items()})
 
 
 def _left(acting: Acting, round: Round, done: dict[int, Any]) -> list[Wave]:
@@ -170,11 +131,7 @@ def _own(acting: Acting, k: int, number: int) -> Acting:
     """Where actor k appends."""
     if acting.store is None or number == 1:
         return acting
-    return replace(acting, store=_beside(acting.store) / str(k))
-
-
-def _beside(store: Path) -> Path:
-    return store.with_name(f"{store.name}.actors")
+    return replace(acting, store=beside.beside(acting.store, str(k)), display=None if k else acting.display)
 
 
 def _absolute(acting: Acting, round: Round) -> tuple[Acting, Round]:

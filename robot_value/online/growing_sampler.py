@@ -31,14 +31,15 @@ class GrowingSampler:
         share: float,  # of a batch that is offline data, where there is both
         seed: int,
         given: tuple[Callable[[str], Episode], Grown] | None = None,  # demonstrations to come: how to read them, empty
+        refit: Callable[[Sequence[str]], None] | None = None,  # `make` sees other labels of `offline` afterwards
     ) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"share: expected 0 to 1 of a batch, got {share}")
         share = share if offline is not None or given else 0.0
         self.batch_size, self.seed = batch_size, seed
         self._rows = apportion(batch_size, [share, 1 - share])
-        self._make, self._read, self.grown = make, read, grown
-        self._offline = None if offline is None else make(offline, self._rows[0] or batch_size, seed)
+        self._make, self._read, self.grown, self._refit = make, read, grown, refit
+        self._prior, self._offline = offline, None if offline is None else self._make_offline(offline)
         self._online: ChunkSampler | None = None
         self._read_given, self.given = given or (read, None)
         self._given: ChunkSampler | None = None
@@ -67,6 +68,15 @@ class GrowingSampler:
         if new:
             seed = self.seed + GIVEN + len(self.given)
             self._given = self._make(self.given.cache(), self._rows[0] or self.batch_size, seed)
+
+    def relabel(self, names: Sequence[str]) -> None:
+        """What offline data pay is said anew, these online episodes known; the draws go on where they are."""
+        self._refit(names)
+        position, self._offline = self._offline.state()["position"], self._make_offline(self._prior)
+        self._offline.load_state(self._offline.state() | {"position": position})
+
+    def _make_offline(self, prior: Cache) -> ChunkSampler | None:
+        return self._make(prior, self._rows[0] or self.batch_size, self.seed)
 
     def sample(self) -> ChunkBatch:
         halves = [(self._offline, self._given), (self._online,)]

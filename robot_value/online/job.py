@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,15 +12,16 @@ from ..arms import MAIN
 from ..episodes.cache import Cache, open_cache
 from ..episodes.store import EpisodeStore
 from ..evaluate import Arm
-from ..labels.cached import read_labels
 from ..learners import CriticLearner, Joint, JointLearner, Learner, Optimization, PolicyLearner
 from ..sampling import ChunkSampler
 from ..training import TrainConfig, choose_device, load_model
-from ..types import Episode
+from ..types import Episode, Spec
 from . import corrections
+from .follow import Follow
 from .growing_sampler import GrowingSampler
 from .grown import Grown
 from .guard_rails import GuardRails
+from .relabelled import Relabelled
 from .stream import Stream, transitions
 from .streaming import Streaming, StreamingLearner
 from .supervised import Config as Supervisor
@@ -43,7 +45,9 @@ class Schedule:
     batch_size: int = 256  # windows per gradient step
     first_seed: int = 100_000  # environment seed of the first episode
     seed: int = 0  # of the windows, the losses' noise and the candidates' noise
-    evaluate_every: int = 5  # rounds between trials of the newest version on fixed seeds; 0: none, all are trusted
+    # rounds between trials of the newest version on fixed seeds; 0: none, all are trusted. An arm that is followed has
+    # no seeds to play again, and no trials
+    evaluate_every: int = 5
     evaluate_episodes: int = 20  # of each
     evaluate_seed: int = 1000  # the first of the evaluation's seeds
     device: str = "auto"  # of the learner: auto | cpu | cuda
@@ -54,6 +58,8 @@ class Schedule:
     backend: str = "local"  # local | ray: where the actors run
     actors: int = 1  # processes that play a round's episodes side by side
     interventions: str = ""  # what human steps mean to the learner: "" recorded rewards | rlif | pvp | dagger
+    # rounds after which the labels' labeler is fitted again, to the own episodes too (ExPLORe); 0: never
+    relabel_every: int = 0
 
     def __post_init__(self) -> None:
         if self.learn not in LEARN:
@@ -97,6 +103,27 @@ class OnlineJob:
     batch_size: int = 10  # robots simulated at once
     rails: GuardRails = GuardRails()  # when learning is held up
     supervisor: Supervisor | None = None  # a scripted expert that takes over while episodes are recorded; None: nobody
+    display: Any = None  # Config of a displays component that shows what the first actor decides; changes no bit
+    follow: Follow = Follow()  # an arm that works by itself, in the place of `robot`
+
+    def __post_init__(self) -> None:
+        if self.follow.store and self.supervisor is not None:
+            raise ValueError(
+                "supervisor: expected none where an arm is followed, got a scripted expert; a human is there"
+            )
+        if self.schedule.relabel_every and (not self.data or not self.labels or self.schedule.streaming):
+            raise ValueError(
+                "relabel_every: expected data, labels of it and learning with replay; name both, or leave it at 0"
+            )
+
+    @property
+    def store(self) -> Path:
+        """Where own episodes are."""
+        return Path(self.follow.store) if self.follow.store else Path(self.schedule.folder) / "episodes"
+
+    @property
+    def evaluate_every(self) -> int:
+        return 0 if self.follow.store else self.schedule.evaluate_every
 
 
 def train_config(schedule: Schedule) -> TrainConfig:
@@ -133,22 +160,26 @@ def learner_of(job: OnlineJob) -> Learner:
     return trained
 
 
-def sampler_of(job: OnlineJob, learner: Learner, store: Path) -> GrowingSampler | Stream:
+def sampler_of(job: OnlineJob, learner: Learner) -> GrowingSampler | Stream:
     """Windows as the model that learns wants them."""
     schedule, model = job.schedule, getattr(learner, "critic", learner).model
     device = choose_device(schedule.device)
-    read = partial(_read, store, schedule.interventions)
+    spec, meaning = model.spec.choose(horizon=0, n_obs_steps=0), partial(_meaning, job)
+    read = partial(_read, job.store, spec, meaning)
     if schedule.streaming:
         n_obs_steps, gamma = model.spec.n_obs_steps, model.gamma
         return Stream(read, partial(transitions, k=model.scope, gamma=gamma, n_obs_steps=n_obs_steps, device=device))
-    offline, labels = None, None
+    offline, labelled = None, None
     if job.data:
         data = EpisodeStore.open(job.data)
         offline = open_cache(data, progress=schedule.progress)
-        labels = read_labels(data, job.labels, offline) if job.labels else None
+        labelled = Relabelled(data, offline, job.labels, read) if job.labels else None
 
     def make(cache: Cache, batch_size: int, seed: int) -> ChunkSampler | None:
-        drawn = labels if cache is offline else corrections.starts(cache, model.spec.horizon, schedule.interventions)
+        if cache is offline:
+            drawn = labelled.labels if labelled else None
+        else:
+            drawn = corrections.starts(cache, model.spec.horizon, schedule.interventions)
         if drawn is not None and drawn.weight is not None and not drawn.weight.any():
             return None  # no correction yet
         return ChunkSampler(
@@ -164,15 +195,24 @@ def sampler_of(job: OnlineJob, learner: Learner, store: Path) -> GrowingSampler 
             labels=drawn,
         )
 
-    spec, tasks = model.spec.choose(horizon=0, n_obs_steps=0), tuple(model.tasks)
-    shown = (partial(_read, Path(job.demonstrations), schedule.interventions), Grown(spec, tasks))
+    tasks, refit = tuple(model.tasks), labelled.refit if labelled else None
+    shown = (partial(_read, Path(job.demonstrations), spec, meaning), Grown(spec, tasks))
     size = schedule.batch_size * (job.joint.critic_updates if schedule.learn == "both" else 1)
     given = shown if job.demonstrations else None
-    return GrowingSampler(make, read, Grown(spec, tasks), offline, size, schedule.share, schedule.seed, given)
+    return GrowingSampler(make, read, Grown(spec, tasks), offline, size, schedule.share, schedule.seed, given, refit)
 
 
-def _read(store: Path, interventions: str, name: str) -> Episode:
-    return corrections.relabel(EpisodeStore.open(store).read(name, decisions=False), interventions)
+def _read(store: Path, spec: Spec, meaning: Callable[[Episode], Episode], name: str, images: bool = True) -> Episode:
+    """Raises SpecMismatch where the store is another robot's."""
+    episodes = EpisodeStore.open(store)
+    spec.check(episodes.spec, f"the store {store}")
+    return meaning(episodes.read(name, images=images, decisions=False))
+
+
+def _meaning(job: OnlineJob, episode: Episode) -> Episode:
+    """What an own episode, or a demonstration, says to the learner."""
+    paid = job.follow.rewarded(episode) if job.follow.store else episode
+    return corrections.relabel(paid, job.schedule.interventions)
 
 
 def demonstrated(job: OnlineJob, learner: Learner) -> list[str]:

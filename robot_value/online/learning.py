@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,9 +29,11 @@ from .acting import Acting, Played, Round, Version
 from .backends import Actors, Local, actors
 from .board import Board
 from .books import PASSED, PLAIN, WORSE, Booked, Progress, Seconds, Trial
+from .follow import Follower
 from .guard_rails import Diverged, Railed, Rails, check_finite, evidence_of
 from .job import OnlineJob, Schedule, demonstrated, learner_of, sampler_of, train_config
 from .page import write_page
+from .publication import publish, version_of
 
 __all__ = ["OnlineJob", "Schedule", "train_online"]
 
@@ -42,11 +44,13 @@ def train_online(job: OnlineJob, actor: Executor | None = None) -> Path:
     Raises Interrupted on a signal, after a whole round, and Diverged where the guard rails give up learning.
     """
     schedule, started = job.schedule, time.monotonic()
+    if job.display is not None:
+        job.display.check()
     with (
         torch_threads(schedule.threads),
         matmul("default"),
         signals_noted() as stop,
-        nullcontext(Local(actor)) if actor else actors(schedule.backend, schedule.actors) as crew,
+        _crew(job, actor, stop) as crew,
         tqdm(total=schedule.episodes, disable=not schedule.progress, unit="ep") as bar,
     ):
         online = Online(job)
@@ -64,26 +68,38 @@ def train_online(job: OnlineJob, actor: Executor | None = None) -> Path:
     return online.root
 
 
+def _crew(job: OnlineJob, actor: Executor | None, stop: list[int]) -> AbstractContextManager[Actors]:
+    if actor is not None:
+        return nullcontext(Local(actor))
+    if not job.follow.store:
+        return actors(job.schedule.backend, job.schedule.actors)
+    rounds = Progress.load(Path(job.schedule.folder)).rounds
+    return closing(Follower(job.follow, [name for each in rounds for name in each.names], stop))
+
+
 class Online:
     """A run: its learner, its data, and the actor's side as plain values."""
 
     def __init__(self, job: OnlineJob) -> None:
         self.job, self.schedule, self.root = job, job.schedule, Path(job.schedule.folder)
         self.config = train_config(job.schedule)
-        self.store = self.root / "episodes"
         self.learner = learner_of(job)
         self.rails = Rails(job.rails, self.learner)
-        self.sampler = sampler_of(job, self.learner, self.store)
+        self.sampler = sampler_of(job, self.learner)
         self.run = Run(self.learner, Railed(self.sampler, self.rails), self.config)
         site = Site(job.robot, job.batch_size, 0)
-        self.steered = Acting(site, job.arm, self.store, job.schedule.seed, supervisor=job.supervisor)
+        who = {"supervisor": job.supervisor, "display": job.display}
+        self.steered = Acting(site, job.arm, job.store, job.schedule.seed, **who)
         self.plain = replace(self.steered, arm=replace(job.arm, gate="never", gate_options={}))
+        self._one_model = bool(job.critic) and version_of(Path(job.policy)) == version_of(Path(job.critic))
+        self._relabelled = 0  # rounds whose episodes the labels of the offline data know
         self._booked = time.monotonic()
         self._resume()
 
     def play(self, crew: Actors, curves: Curves, board: Board, bar: tqdm, stop: list[int]) -> None:
         """The rounds that are left."""
         self._first_trials(crew, board)
+        self._publish()
         self._lap()
         while (done := len(self.progress.rounds)) < self.schedule.rounds:
             if stop:
@@ -115,7 +131,17 @@ class Online:
             return start
         if self.schedule.learn == "both":
             return Version(number, self.root / "policy" / step, self.root / "critic" / step)
-        return replace(start, **{self.schedule.learn: self.root / step})
+        newest = {self.schedule.learn: self.root / step}
+        if self._one_model:  # a critic that acts by itself (policies/greedy.py): it acts as it has learned
+            newest |= {"policy": self.root / step}
+        return replace(start, **newest)
+
+    def _publish(self) -> None:
+        """For the node that steers the arm; it takes the version between two episodes."""
+        if self.job.follow.store:
+            version = self.version
+            acting = {"policy": version.policy} | ({"critic": version.critic} if version.critic else {})
+            publish(self.root, version.number, acting)
 
     # -- a round -----------------------------------------------------------------------------------------------------
 
@@ -125,6 +151,7 @@ class Online:
         acting = self.steered if self.trusted else self.plain
         playing, acted = crew.submit_round(acting, Round(number, version, self.schedule.seeds(number))), []
         playing.add_done_callback(lambda _: acted.append(time.monotonic()))
+        self._relabel()
         updates = self._updates()
         self._learn(updates, curves)
         learned = time.monotonic()
@@ -136,13 +163,22 @@ class Online:
             self.run.save(self.root)  # before the words about it: what is told is there
         seconds = Seconds(acted - began, learned - began, self._lap() - (max(acted, learned) - began))
         booked = self._book(number, version, played, shown, seconds)
-        every = self.schedule.evaluate_every
+        every = self.job.evaluate_every
         board.round(booked, self.progress.env_steps)
         if every and (number % every == 0 or number == self.schedule.rounds):
             self._trial(crew, board, self.steered, self._newest(number + self.progress.rollbacks))
         self.progress.save(self.root)
         self._settle()
+        self._publish()
         return booked
+
+    def _relabel(self) -> None:
+        """A function of the rounds that are over: a resumed run has the labels that it had."""
+        every, done = self.schedule.relabel_every, len(self.progress.rounds)
+        known = done - done % every if every else 0
+        if known != self._relabelled:
+            self.sampler.relabel([name for each in self.progress.rounds[:known] for name in each.names])
+            self._relabelled = known
 
     def _updates(self) -> int:
         if self.schedule.streaming:
@@ -186,7 +222,7 @@ class Online:
 
     def _first_trials(self, crew: Actors, board: Board) -> None:
         """The plain policy and the weights to start from: what later versions are held against."""
-        if self.progress.rounds or not self.schedule.evaluate_every:
+        if self.progress.rounds or not self.job.evaluate_every:
             return
         if not self.progress.evaluations and self.job.arm.critic is not None:
             self._trial(crew, board, self.plain, self._start(0), PLAIN)

@@ -21,6 +21,7 @@ from ..networks.ema import frozen_copy
 from ..networks.packed import packed
 from ..networks.seeding import normal, seeded_weights
 from ..normalize import Normalizer, Statistics
+from ..ranks import shared
 from ..types import Features, Observation, Spec
 from . import flow
 from ._chunks import check_noise, full_lengths
@@ -225,4 +226,4 @@ def still(module: nn.Module) -> Iterator[None]:
 def row_mean(values: Tensor, weight: Tensor) -> Tensor:
     """values [B, ...], weight [B]: mean over everything, rows by weight."""
     rows = values.flatten(1).mean(1) if values.ndim > 1 else values
-    return (rows * weight).sum() / weight.sum().clamp_min(1e-12)
+    return (rows * weight).sum() / shared(weight.sum()).clamp_min(1e-12)

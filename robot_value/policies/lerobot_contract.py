@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..checkpoint import CheckpointError
 from ..episodes.durable import replace_file
+from ..sampling import TensorObservation
 from ..types import Camera, Observation, Spec
 from ..untrusted import read_json
 
@@ -33,21 +32,25 @@ class Contract:
         ""  # folder with tokenizer, VLM or CLIP instead of the names on the hub; from the checkpoint's folder
     )
 
-    def batch(self, observation: Observation, history: bool, device: torch.device) -> dict[str, Any]:
+    def batch(self, observation: TensorObservation, history: bool) -> dict[str, Any]:
         """Features as LeRobot's datasets have them: pictures float32[B, O, 3, h, w] in [0, 1], no O without history."""
-        found: dict[str, Any] = {"task": list(observation.task)}
+        found: dict[str, Any] = {"task": [observation.tasks[i] for i in observation.task.tolist()]}
         for key, names in self.inputs.items():
             if names:
-                value = self._feature(key, names, observation, device)
+                value = self._feature(key, names, observation)
                 found[key] = value if history else value[:, -1]
         return found
 
-    def _feature(self, key: str, names: tuple[str, ...], observation: Observation, device: torch.device) -> Tensor:
+    def looked_at(self, observation: Observation) -> Observation:
+        """Without the pictures that no input takes."""
+        wanted = {name for key, names in self.inputs.items() if is_picture(key) for name in names}
+        images = {name: image for name, image in observation.images.items() if name in wanted}
+        return replace(observation, images=images, goal=None)
+
+    def _feature(self, key: str, names: tuple[str, ...], observation: TensorObservation) -> Tensor:
         if not is_picture(key):
-            columns = [self.spec.state_names.index(name) for name in names]
-            return torch.from_numpy(observation.state[..., columns]).to(device)
-        picture = torch.from_numpy(np.ascontiguousarray(observation.images[names[0]])).to(device)
-        return picture.movedim(-1, -3).float() / 255
+            return observation.state[..., [self.spec.state_names.index(name) for name in names]]
+        return observation.images[names[0]].movedim(-1, -3).float() / 255
 
 
 def is_picture(key: str) -> bool:

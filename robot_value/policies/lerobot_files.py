@@ -93,7 +93,12 @@ def open_checkpoint(folder: Path, config: Any, backbone: str = "") -> Opened:
             raise
         raise CheckpointError(f"{folder}: lerobot {version()} cannot build this {config.type} ({error})") from error
     check_statistics(folder, config, before, after)
-    return Opened(policy.to(config.device).eval(), before, after, f"lerobot {config.type} {_sha256(folder)[:12]}")
+    return Opened(policy.to(config.device).eval(), before, after, named(folder, config.type))
+
+
+def named(folder: Path, family: str) -> str:
+    """A checkpoint's version."""
+    return f"lerobot {family} {_sha256(folder)[:12]}"
 
 
 def version() -> str:

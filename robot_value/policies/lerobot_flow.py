@@ -1,14 +1,9 @@
-"""What LeRobot's flow models share: a velocity over more steps and dims than a chunk has, and a prefix kept in memory.
-
-The vision-language part of SmolVLA, pi0 and pi0.5 reads an observation once; its keys and values are the context that
-every candidate's denoising attends to.
-"""
+"""What LeRobot's flow models share: a velocity over more steps and dims than a chunk has, integrated by our sampler."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,41 +12,6 @@ from torch.nn.functional import pad
 from ..flow import Guide, Velocity, euler
 from ..types import Steering
 from .lerobot_noise import around
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """An observation as a vision-language model remembers it."""
-
-    mask: Tensor  # bool[B, P], which of the P prefix tokens are there
-    layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values [B, heads, P, d] of every layer
-    state: Tensor | None = None  # float32[B, S'], normalised and padded, where the action expert reads it itself
-
-    def repeat(self, n: int) -> Prefix:
-        return self._each(lambda x: x.repeat_interleave(n, 0))
-
-    def select(self, mask: Tensor) -> Prefix:
-        return self._each(lambda x: x[mask])
-
-    def cache(self) -> DynamicCache:
-        """A fresh one: denoising appends to it and crops it again."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for index, (key, value) in enumerate(self.layers):
-            cache.update(key, value, index)
-        return cache
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Prefix:
-        layers = tuple((change(key), change(value)) for key, value in self.layers)
-        return Prefix(change(self.mask), layers, None if self.state is None else change(self.state))
-
-
-def remembered(mask: Tensor, cache: DynamicCache, state: Tensor | None = None) -> Prefix:
-    return Prefix(mask, tuple((layer.keys, layer.values) for layer in cache.layers), state)
 
 
 def reversed_time(denoise: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, float], Tensor]:

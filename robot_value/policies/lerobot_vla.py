@@ -11,6 +11,7 @@ import importlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,8 @@ from ..checkpoint import CheckpointError
 from ..flow import Guide
 from ..normalize import Statistics
 from ..protocols import Context
-from ..types import Observation, Spec
+from ..sampling import TensorObservation, to_tensors
+from ..types import Observation, Seen, Spec
 from . import lerobot_contract, lerobot_files, lerobot_processors, lerobot_repeat
 from ._chunks import check_noise, clip, full_lengths, in_spec_units
 from .lerobot_contract import STATE, Contract
@@ -57,6 +59,12 @@ def load(folder: str | Path, device: str | torch.device = "cpu", spec: Spec | No
     where = _found(folder)
     told = spec is None or lerobot_contract.is_there(where)
     return _built(where, lerobot_contract.read(where) if told else Contract(spec, {}), torch.device(device))
+
+
+def version(folder: str | Path) -> str:
+    """As of the policy that `load` would make of it, without making it."""
+    where = _found(folder)
+    return lerobot_files.named(where, lerobot_processors.document(where, lerobot_files.CONFIG)["type"])
 
 
 def adopt(folder: str | Path, spec: Spec, inputs: Mapping[str, tuple[str, ...]], backbone: str = "") -> Contract:
@@ -116,10 +124,30 @@ class LeRobotPolicy(nn.Module):
         self.register_buffer("low", torch.from_numpy(self.spec.low), persistent=False)
         self.register_buffer("high", torch.from_numpy(self.spec.high), persistent=False)
 
-    @torch.no_grad()
     def encode(self, observation: Observation) -> Context:
-        batch = self._before(self.contract.batch(observation, self._family.HISTORY, self.low.device))
+        return self.see(to_tensors(self.contract.looked_at(observation), self.low.device))
+
+    @torch.no_grad()
+    def see(self, observation: TensorObservation) -> Context:
+        """As `encode`, of what was recorded."""
+        batch = self._before(self.contract.batch(observation, self._family.HISTORY))
         return self._family.encode(self.model, batch)
+
+    def encoder(self, observation: TensorObservation) -> Tensor | Seen:
+        """What a critic sees through these eyes (`encoder.source=policy`): the context's value."""
+        context = self.see(observation)
+        if not hasattr(context, "value"):
+            raise ValueError(
+                f"encoder.source=policy: expected a policy that reads an observation once, got LeRobot's "
+                f"{self.model.name}, which does so for every candidate; use encoder.source=own"
+            )
+        return context.value
+
+    @cached_property
+    def widths(self) -> tuple[int, int]:
+        """Of what `encoder` gives: its vector's, and its tokens' (0: none). Looks once, at nothing."""
+        seen = self.encoder(_blank(self.spec).to(self.low.device))
+        return (seen.shape[1], 0) if isinstance(seen, Tensor) else (seen.vector.shape[1], seen.tokens.shape[2])
 
     @torch.no_grad()
     def sample(
@@ -179,6 +207,12 @@ def _found(folder: str | Path) -> Path:
             f"{folder}: expected a LeRobot checkpoint (config.json with a type), got none; check the path"
         )
     return where
+
+
+def _blank(spec: Spec) -> TensorObservation:
+    rows = (1, spec.n_obs_steps)
+    images = {c.name: torch.zeros((*rows, c.height, c.width, 3), dtype=torch.uint8) for c in spec.cameras}
+    return TensorObservation(torch.zeros(*rows, spec.state_dim), images, torch.zeros(1, dtype=torch.int64), ("",))
 
 
 def _family(config: Any) -> ModuleType:

@@ -1,22 +1,22 @@
-"""Episodes as .rrd files for the Rerun viewer (extra "rerun"): frames, states, actions, rewards and critics' values."""
+"""Episodes as .rrd files for the Rerun viewer (extra "view"): what the live view shows, and what every critic says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..display.rerun_pen import Pen, sdk
+from ..display.shown import Shown, action_names
 from ..episodes.durable import replace_file
 from .report import Report, detour
 
 
 def write_rrd(folder: Path, report: Report, numbers: Sequence[int] | None = None) -> list[Path]:
-    """One file per episode, all without `numbers`; older ones go. Raises ImportError with what to install."""
-    try:
-        import rerun
-    except ImportError as error:
-        raise ImportError("writing .rrd files needs rerun-sdk: pip install 'robot_value[rerun]'") from error
+    """One file per episode, all without `numbers`; older ones go. Raises ValueError with what to install."""
+    rerun = sdk()
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("episode_*.rrd"):
         old.unlink()
@@ -36,41 +36,57 @@ def worth_a_look(report: Report, count: int) -> list[int]:
     return np.lexsort((-away, -named))[:count].tolist()
 
 
-def _write(rerun, path: Path, report: Report, number: int) -> Path:
+def decisions(report: Report, number: int) -> Iterator[Shown]:
+    """What steering weighed and chose at every decision of an episode, as the steering critic saw it."""
+    replayed, rows = report.replayed, report.replayed.rows(number)
+    opinion = replayed.opinions.get(replayed.main)
+    unscored = np.full(replayed.candidates.shape[1], np.nan, np.float32)
+    for d in range(rows.start, rows.stop):
+        step = int(replayed.step[d])
+        yield Shown(
+            robot=0,
+            episode=number,
+            step=step,
+            time=step * replayed.spec.dt,
+            images={},
+            state=np.zeros(0, np.float32),
+            candidates=replayed.candidates[d],
+            value=unscored if opinion is None else opinion.value[d],
+            spread=unscored if opinion is None else opinion.spread[d],
+            chunk=replayed.chosen[d],
+            index=int(replayed.index[d]),
+            start_step=step,
+            execute=replayed.execute,
+            reason=str(replayed.reason[d]),
+            executed=replayed.logged[d, : replayed.length[d]],
+        )
+
+
+def _write(rerun: Any, path: Path, report: Report, number: int) -> Path:
     replayed, facts = report.replayed, report.replayed.episodes[number]
-    episode, rows = report.log.read(facts.name), replayed.rows(number)
+    episode, rows, spec = report.log.read(facts.name), replayed.rows(number), replayed.spec
     stream = rerun.RecordingStream("robot_value", recording_id=facts.name, send_properties=False)
-    written = stream.binary_stream()
+    written, pen = stream.binary_stream(), Pen(stream, spec)
 
     def columns(entity: str, steps: np.ndarray, values: np.ndarray, names: Sequence[str]) -> None:
-        """values float[steps, names] on both timelines."""
-        times = [
-            rerun.TimeColumn("step", sequence=steps),
-            rerun.TimeColumn("time", duration=steps * replayed.spec.dt),
-        ]
-        stream.log(entity, rerun.SeriesLines(names=list(names)), static=True)
-        stream.send_columns(entity, times, rerun.Scalars.columns(scalars=np.asarray(values, np.float64)))
+        pen.name(entity, names)
+        pen.columns(entity, steps, steps * spec.dt, values)
 
-    spec, every = replayed.spec, np.arange(len(episode))
-    parts = [f"{part.name}[{d}]" for part in spec.parts for d in range(part.stop - part.start)]
+    every = np.arange(len(episode))
     columns("states", np.arange(len(episode.states)), episode.states, spec.state_names)
-    columns("actions", every, episode.actions, parts)
+    columns("actions", every, episode.actions, action_names(spec))
     columns("rewards", every, episode.rewards[:, None], ["reward"])
     for critic, opinion in replayed.opinions.items():
         values = np.column_stack([opinion.logged_value[rows], opinion.chosen_value[rows], opinion.value[rows]])
         names = ["executed", "chosen", *(f"candidate {n}" for n in range(opinion.value.shape[1]))]
         columns(f"values/{critic}", replayed.step[rows], values, names)
-    for step, reason in zip(replayed.step[rows], replayed.reason[rows], strict=True):
-        _at(stream, int(step), spec.dt)
-        stream.log("decisions", rerun.TextLog(str(reason)))
+    for shown in decisions(report, number):
+        pen.decided(shown)
+    stream.reset_time()
     for camera, pixels in episode.images.items():
         for step, picture in enumerate(pixels):
-            _at(stream, step, spec.dt)
+            stream.set_time("step", sequence=step)
+            stream.set_time("time", duration=step * spec.dt)
             stream.log(f"cameras/{camera}", rerun.Image(picture).compress())
     replace_file(path, written.read())
     return path
-
-
-def _at(stream, step: int, dt: float) -> None:
-    stream.set_time("step", sequence=step)
-    stream.set_time("time", duration=step * dt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..arms import MAIN
 from ..episodes.manifest import canonical, sha256
 from ..evaluate import Arm
 from ..playing import Models, Trained, load
+from ..protocols import Watcher
 from ..provenance import command, provenance
 from ..steering.steerer import Steerer
 from . import diagnoses, results, tables
@@ -70,17 +71,19 @@ def write(
     evaluation: bool = True,
     progress: bool = True,
     rerun: int = 0,  # episodes that become .rrd files
+    display: Any = None,  # Config of a displays component that shows the pass
 ) -> list[Path]:
     """Everything into the folder `out`; returns the files to look at, the page first."""
     began = time.monotonic()
     if rerun and find_spec("rerun") is None:
-        raise ValueError("rerun: expected rerun-sdk, got none; `pip install 'robot_value[rerun]'`, or go without it")
+        raise ValueError("rerun: expected rerun-sdk, got none; `pip install 'robot_value[view]'`, or go without it")
     if with_tables and find_spec("pyarrow") is None:
         raise ValueError("tables: expected pyarrow, got none; `pip install pyarrow`, or go without by --tables=false")
     log = Ahead.of(job.opener(), job.names, job.batch_size, job.opener, job.workers)
     with closing(log):
         log.begin(job.names[0])  # while the models are loaded
-        found = play(job, log, out / ".parts", onlookers, progress)
+        with nullcontext() if display is None else display.build(log.spec, "replay") as shown:
+            found = play(job, log, out / ".parts", onlookers, progress, () if shown is None else (shown,))
         said = diagnoses.all_of(found.replayed, log, evaluation)
         about = report(job, log, found, said)
         made = [write_page(out, about, progress=progress)]
@@ -136,6 +139,7 @@ def play(
     folder: Path,
     watching: Callable[[Steerer, Trained], Sequence[Onlooker]] = lambda *_: (),
     progress: bool = True,
+    watchers: Sequence[Watcher] = (),
 ) -> Pass:
     """Replay what `folder` does not hold yet; `watching` makes fresh onlookers for every part."""
     trained = load(job.models)
@@ -149,7 +153,8 @@ def play(
         for numbers, file in files.items():
             if not file.exists():
                 seen = watching(steerer, trained)
-                tables.save(replay(robot, steerer, others, gamma, seen, progress=False, numbers=numbers), file)
+                words = {"progress": False, "numbers": numbers, "watchers": watchers}
+                tables.save(replay(robot, steerer, others, gamma, seen, **words), file)
             bar.update(len(numbers))
     for old in set(folder.glob("*.npz")) - set(files.values()):
         old.unlink()  # of another command

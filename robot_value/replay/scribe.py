@@ -15,7 +15,7 @@ import torch
 
 from ..episode_builder import of_row
 from ..loop import run_episodes
-from ..protocols import ChunkPolicy, Critic
+from ..protocols import ChunkPolicy, Critic, Watcher
 from ..steering.steerer import Steerer
 from ..types import Decision, Episode, Observation, Outcome
 from .logged_robot import LoggedRobot, Playing, differences
@@ -174,6 +174,7 @@ def replay(
     onlookers: Sequence[Onlooker] = (),
     progress: bool = True,
     numbers: Sequence[int] | None = None,  # of the episodes, in the robot's `names`; None: all
+    watchers: Sequence[Watcher] = (),  # who else looks on
 ) -> Replayed:
     """Every episode of the robot's log once. The steerer's own critic, if it has one, is called "main"."""
     began = time.perf_counter()
@@ -182,7 +183,7 @@ def replay(
         raise ValueError("expected episodes to replay, got none; is the dataset empty?")
     own = {} if steerer.critic is None else {"main": steerer.critic}
     scribe = Scribe(robot, steerer.policy, own | dict(critics or {}), gamma, onlookers)
-    run_episodes(robot, steerer, watchers=(scribe,), seeds=numbers, progress=progress)
+    run_episodes(robot, steerer, watchers=(scribe, *watchers), seeds=numbers, progress=progress)
     scribe.seconds["total"] = time.perf_counter() - began
     return scribe.replayed(steerer)
 

@@ -15,8 +15,8 @@ from ..ensemble import spread
 
 def perturbed(features: Tensor, epsilon: float, n: int, generator: torch.Generator | None) -> Tensor:
     """features [B, F] -> n * B rows, copy by copy, each number moved uniformly within +- epsilon."""
-    copies = features.repeat(n, 1)
-    return copies + epsilon * (2 * uniform(copies.shape, copies.device, generator) - 1)
+    share = uniform((n, *features.shape), features.device, generator, dim=1)
+    return (features + epsilon * (2 * share - 1)).flatten(0, 1)
 
 
 # d = Q(s~, a) - Q(s, a);   L = max over n copies s~ of (1 - tau) d^2 where d > 0, tau d^2 where d < 0

@@ -1,0 +1,85 @@
+"""Collecting by several actors: each plays whole waves into stores of their own, which the one asked for adopts.
+
+The same seeds give the same episodes whoever plays them. What an actor has stored stays, whoever dies and whenever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from .beside import beside, gather
+from .collect import Collected, describe, record, recorded
+from .episodes.store import EpisodeStore
+from .playing import waves
+from .protocols import Robot
+from .workers import run_all
+
+
+@dataclass(frozen=True)
+class Wave:
+    """What is simulated at once. Plain values, for another process."""
+
+    robot: Any  # a robots component's Config
+    store: Path  # this wave's own
+    seeds: tuple[int, ...]
+    batch_size: int
+    task: str
+
+
+def collect_by(
+    actors: Executor,
+    robot_config: Any,
+    path: str | Path,
+    episodes: int,
+    first_seed: int = 0,
+    batch_size: int = 8,
+    task: str = "",
+    progress: bool = True,
+) -> Collected:
+    """As `collect`. Ctrl-C keeps what is finished, and the next call goes on, with as many actors as it likes."""
+    path = Path(path).absolute()  # an actor may have another working folder
+    known = partial(recorded, robot=describe(robot_config), task=task)
+    gather(path, known)  # what a call that was cut off left
+    wanted, present = range(first_seed, first_seed + episodes), known(path)
+    missing = [seed for seed in wanted if seed not in present]
+    rows = min(batch_size, max(1, len(missing)))
+    calls = {
+        i: (play, (Wave(robot_config, beside(path, f"{i:06d}"), seeds, rows, task),))
+        for i, seeds in enumerate(waves(missing, rows))
+    }
+    try:
+        interrupted = any(run_all(actors, calls, "waves", progress).values())
+    except KeyboardInterrupt:
+        interrupted = True
+    gather(path, known)
+    new = [name for seed, name in known(path).items() if seed in set(missing)]
+    return _counted(path, new, Collected(present=episodes - len(missing), interrupted=interrupted))
+
+
+def play(wave: Wave) -> bool:
+    """The actor's side; whether it was interrupted. A wave that was cut off is played whole, what it lacks recorded."""
+    name, done = describe(wave.robot), Collected()
+    there = recorded(wave.store, name, wave.task)
+    if len(there) < len(wave.seeds):
+        robot = _robot(wave.robot, wave.batch_size)
+        record(robot, name, wave.store, wave.seeds, wave.task, done, there, progress=False)
+    return done.interrupted
+
+
+def _counted(path: Path, names: Iterable[str], done: Collected) -> Collected:
+    """With what the store says of these episodes."""
+    for name in names:
+        about = EpisodeStore.open(path).about(name)
+        done.count(about["steps"], bool(about["success"]), bool(about["provenance"]["unstable"]))
+    return done
+
+
+@cache
+def _robot(config: Any, batch_size: int) -> Robot:
+    """An actor plays many waves on one."""
+    return config.build(batch_size=batch_size, workers=0, n_obs_steps=1, driver="expert")

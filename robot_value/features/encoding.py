@@ -1,0 +1,92 @@
+"""A policy's features of one episode's frames <-> the files of their zarr group, beside the episodes as labels are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..episodes.arrays import Stored, open_files, read_array, to_files
+from ..episodes.errors import StoreError
+from ..episodes.manifest import Manifest, canonical, newer, read_files, read_manifest
+from ..episodes.remote import Folder
+from ..labels.encoding import Kind, Origin, about
+from ..types import FORMAT_VERSION, Spec
+
+DTYPES = ("float32", "float16")
+AXES: Mapping[str, tuple[str, ...]] = {
+    "vector": ("frame", "feature"),
+    "tokens": ("frame", "token", "feature"),
+    "mask": ("frame", "token"),
+}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Of the F frames of one episode, each with the history that ends in it; as types.Seen."""
+
+    vector: np.ndarray  # float32 or float16 [F, V]
+    tokens: np.ndarray  # the same [F, P, D]
+    mask: np.ndarray  # bool[F, P]
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        return self.vector.shape[1], self.tokens.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return self.vector.nbytes + self.tokens.nbytes + self.mask.nbytes
+
+    def check(self, frames: int, dtype: str) -> None:
+        """Raise ValueError with expected and got where they cannot be of an episode with that many frames."""
+        for name, array in (("vector", self.vector), ("tokens", self.tokens)):
+            if array.dtype != dtype or len(array) != frames:
+                raise ValueError(f"{name}: expected {dtype}[{frames}, ...], got {array.dtype}{list(array.shape)}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name}: expected finite numbers, got others; with --dtype=float16, try float32")
+        if self.mask.dtype != bool or self.mask.shape != self.tokens.shape[:2]:
+            raise ValueError(f"mask: expected bool{list(self.tokens.shape[:2])}, got {list(self.mask.shape)}")
+
+
+def origin_of(version: str, spec: Spec, pooling: str, dtype: str) -> Origin:
+    """A policy of this version and Spec; all its tokens where pooling is `query`."""
+    config = {"spec": spec.to_json(), "pooling": pooling, "dtype": dtype}
+    return Origin(version, json.loads(canonical(config)))  # as it is read again
+
+
+def name_of(origin: Origin) -> str:
+    """Of the folder: the policy's family, and what everything about it hashes to."""
+    family = re.sub(r"\W", "_", origin.labeler.rpartition(" ")[0].removeprefix("lerobot ") or "policy")
+    return f"{family[-48:]}-{origin.hash[:12]}"
+
+
+def encode(frames: Frames, origin: Origin, parent: Manifest) -> dict[str, bytes]:
+    """Raises ValueError where they cannot be of that episode."""
+    frames.check(parent.frames, origin.config["dtype"])
+    arrays = {name: array for name in AXES if (array := getattr(frames, name)).size}
+    attributes = about(FEATURES, origin, parent) | {"shape": [*frames.vector.shape[1:], *frames.tokens.shape[1:]]}
+    return to_files({name: Stored(array, AXES[name]) for name, array in arrays.items()}, attributes)
+
+
+def decode(folder: Folder) -> tuple[Frames, dict[str, Any]]:
+    """The features and their attributes. Raises EpisodeDamaged, StoreError, ValueError, KeyError, TypeError."""
+    manifest = read_manifest(folder)
+    files = read_files(folder, manifest)
+    group = open_files(files)
+    attributes = dict(group.attrs)
+    if attributes["format_version"] > FORMAT_VERSION:
+        raise StoreError(newer(f"features of {folder.name}", attributes["format_version"]))
+    dtype, (vector, _, token) = attributes["origin"]["config"]["dtype"], attributes["shape"]
+    empty = {"vector": np.zeros((manifest.frames, vector), dtype), "mask": np.zeros((manifest.frames, 0), bool)}
+    empty["tokens"] = np.zeros((manifest.frames, 0, token), dtype)
+    there = {name: read_array(group, name, files) for name in AXES if f"{name}/zarr.json" in files}
+    frames = Frames(**empty | there)
+    frames.check(manifest.frames, dtype)
+    return frames, attributes
+
+
+FEATURES = Kind("features", "data features", encode, decode)
