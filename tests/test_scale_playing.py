@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import time
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ class Mortal(Here):
         self.deadly, self.numbers, self.ended = deadly, numbers, False
 
     def submit(self, function, *arguments):
+        if self.ended:
+            raise RuntimeError("cannot schedule new futures after shutdown")  # as every Executor
         if next(self.numbers) not in self.deadly:
             return super().submit(function, *arguments)
         future = Future()
@@ -236,9 +239,10 @@ def test_a_wave_that_was_cut_off_is_played_whole_and_only_what_it_lacks_is_store
 
 @dataclass(frozen=True)
 class Pressed:
-    """A robot during whose second wave somebody presses Ctrl-C, once."""
+    """A robot during whose second wave somebody presses Ctrl-C, once; the wave goes on when the actors were told."""
 
     waves: ClassVar[list] = []
+    actors: ClassVar[list] = []
 
     def build(self, batch_size, **options):
         robot = ROBOT.build(batch_size, **options)
@@ -248,6 +252,9 @@ class Pressed:
             self.waves.append(arguments)
             if len(self.waves) == 2:
                 os.kill(os.getpid(), signal.SIGINT)
+                end = time.monotonic() + 60
+                while not all(actor.ended for actor in self.actors) and time.monotonic() < end:
+                    time.sleep(0.001)
             return reset(*arguments)
 
         robot.reset = pressing
@@ -256,9 +263,10 @@ class Pressed:
 
 def test_ctrl_c_ends_the_actors_keeps_what_is_finished_and_the_next_call_goes_on(tmp_path):
     # mutation: wait for the waves that have not begun; lose what the actors have stored
-    hire, actors = hired()
+    hire, Pressed.actors = hired()
+    Pressed.waves.clear()
     done = by(Team(hire, 1), tmp_path / "episodes", Pressed(), episodes=30)
-    assert done.interrupted and 5 <= done.recorded < 30 and all(actor.ended for actor in actors)
+    assert done.interrupted and done.recorded == 10 and all(actor.ended for actor in Pressed.actors)
     rest = by(Team(Here, 1), tmp_path / "episodes", Pressed(), episodes=30)
     assert not rest.interrupted and rest.present == done.recorded and rest.recorded == 30 - done.recorded
     assert sorted(map(seed_of, content(tmp_path / "episodes"))) == list(range(100, 130))
