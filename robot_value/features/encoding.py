@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..episodes.arrays import Stored, open_files, read_array, to_files
-from ..episodes.errors import StoreError
-from ..episodes.manifest import Manifest, canonical, newer, read_files, read_manifest
+from ..episodes.arrays import Stored, to_files
+from ..episodes.manifest import Manifest, canonical
 from ..episodes.remote import Folder
-from ..labels.encoding import Kind, Origin, about
-from ..types import FORMAT_VERSION, Spec
+from ..labels.encoding import Kind, Origin, about, opened
+from ..types import Spec
 
 DTYPES = ("float32", "float16")
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -74,16 +73,10 @@ def encode(frames: Frames, origin: Origin, parent: Manifest) -> dict[str, bytes]
 
 def decode(folder: Folder) -> tuple[Frames, dict[str, Any]]:
     """The features and their attributes. Raises EpisodeDamaged, StoreError, ValueError, KeyError, TypeError."""
-    manifest = read_manifest(folder)
-    files = read_files(folder, manifest)
-    group = open_files(files)
-    attributes = dict(group.attrs)
-    if attributes["format_version"] > FORMAT_VERSION:
-        raise StoreError(newer(f"features of {folder.name}", attributes["format_version"]))
+    manifest, attributes, there = opened(folder, "features", AXES)
     dtype, (vector, _, token) = attributes["origin"]["config"]["dtype"], attributes["shape"]
     empty = {"vector": np.zeros((manifest.frames, vector), dtype), "mask": np.zeros((manifest.frames, 0), bool)}
     empty["tokens"] = np.zeros((manifest.frames, 0, token), dtype)
-    there = {name: read_array(group, name, files) for name in AXES if f"{name}/zarr.json" in files}
     frames = Frames(**empty | there)
     frames.check(manifest.frames, dtype)
     return frames, attributes

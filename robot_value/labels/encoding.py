@@ -6,9 +6,11 @@ A Kind is what may lie beside episodes: labels, and a policy's features (feature
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ..episodes.arrays import Stored, open_files, read_array, to_files
 from ..episodes.errors import StoreError
@@ -58,15 +60,20 @@ def encode(labels: Labels, origin: Origin, parent: Manifest) -> dict[str, bytes]
     return to_files({name: Stored(array, ("step",)) for name, array in labels.arrays.items()}, attributes)
 
 
-def decode(folder: Folder) -> tuple[Labels, dict[str, Any]]:
-    """The labels and their attributes. Raises EpisodeDamaged, StoreError, ValueError, KeyError, TypeError."""
+def opened(folder: Folder, what: str, names: Iterable[str]) -> tuple[Manifest, dict[str, Any], dict[str, np.ndarray]]:
+    """Manifest, attributes, and those of the arrays that are there. Raises EpisodeDamaged, StoreError, KeyError."""
     manifest = read_manifest(folder)
     files = read_files(folder, manifest)
     group = open_files(files)
     attributes = dict(group.attrs)
     if attributes["format_version"] > FORMAT_VERSION:
-        raise StoreError(newer(f"labels of {folder.name}", attributes["format_version"]))
-    arrays = {name: read_array(group, name, files) for name in ARRAYS if f"{name}/zarr.json" in files}
+        raise StoreError(newer(f"{what} of {folder.name}", attributes["format_version"]))
+    return manifest, attributes, {n: read_array(group, n, files) for n in names if f"{n}/zarr.json" in files}
+
+
+def decode(folder: Folder) -> tuple[Labels, dict[str, Any]]:
+    """The labels and their attributes. Raises EpisodeDamaged, StoreError, ValueError, KeyError, TypeError."""
+    manifest, attributes, arrays = opened(folder, "labels", ARRAYS)
     said = {name: attributes[name] for name in ("terminated", "success", "about")}
     labels = Labels(**arrays, **said)
     labels.check(manifest.steps)
