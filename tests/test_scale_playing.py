@@ -261,6 +261,15 @@ class Pressed:
         return robot
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as a terminal gives it: a shell that starts the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_actors_keeps_what_is_finished_and_the_next_call_goes_on(tmp_path):
     # mutation: wait for the waves that have not begun; lose what the actors have stored
     hire, Pressed.actors = hired()
