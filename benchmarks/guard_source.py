@@ -1,12 +1,12 @@
 """A process for bench_guard to kill: the arm (joint states at 100 Hz, where it was told to be) or the policy (plans).
 
-Its last publication is in a file of two int64: when, and until when it is valid (both ns of CLOCK_MONOTONIC).
-    python benchmarks/guard_source.py arm|policy FILE SCHEMA
+It finds its peers, says so, and waits for its turn: the next trial need not wait for discovery. A file of int64[4] is
+between it and who started it: when its last publication was and until when that is valid (both ns of CLOCK_MONOTONIC),
+that it is ready, and that it is its turn.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 
 import numpy as np
@@ -23,10 +23,11 @@ NAMES = [f"joint{i}" for i in range(JOINTS)]
 STATE_PERIOD, PLAN_PERIOD = 0.01, 0.04  # s
 STEP, STEPS = 0.02, 4  # s, per plan
 HEIGHT, WAVE = 0.15, 1.6  # rad, s
+SAID, UNTIL, READY, TURN = range(4)
 
 
 def main(role: str, file: str, schema: str) -> None:
-    said = np.memmap(file, np.int64, "r+", shape=(2,))
+    said = np.memmap(file, np.int64, "r+", shape=(4,))
     rclpy.init()
     node = rclpy.create_node(f"{role}_{time.monotonic_ns()}", namespace="/robot_value")
     (arm if role == "arm" else policy)(node, said, schema)
@@ -40,21 +41,26 @@ def arm(node: rclpy.node.Node, said: np.ndarray, _: str) -> None:
 
     node.create_subscription(JointTrajectory, "/arm/joint_trajectory", obey, COMMAND)
     publisher = node.create_publisher(JointState, "/joint_states", SENSOR)
-    wait_for(node, lambda: node.count_publishers("/arm/joint_trajectory"))  # a killed arm's successor takes its place
+    wait_for(node, lambda: node.count_publishers("/arm/joint_trajectory"))
+    turn(said)
+    rclpy.spin_once(node, timeout_sec=4 * STEP)  # where a killed arm was told to be, its successor is
     due = time.monotonic()
     while True:
         due += STATE_PERIOD
         while (left := due - time.monotonic()) > 0:
             rclpy.spin_once(node, timeout_sec=left)
         publisher.publish(JointState(name=NAMES, position=where))
-        said[:] = time.monotonic_ns()
+        said[:2] = time.monotonic_ns()
 
 
 def policy(node: rclpy.node.Node, said: np.ndarray, schema: str) -> None:
-    heard = []
+    heard: list[JointState] = []
     node.create_subscription(JointState, "/joint_states", heard.append, SENSOR)
     publisher = node.create_publisher(JointTrajectory, "plan", COMMAND)
     wait_for(node, lambda: heard and publisher.get_subscription_count())
+    turn(said)
+    heard.clear()
+    wait_for(node, lambda: heard)
     base = np.array(heard[-1].position)
     height = np.where(base > 0, -HEIGHT, HEIGHT)
     began, seq = time.monotonic_ns() + 50_000_000, 0
@@ -73,7 +79,7 @@ def policy(node: rclpy.node.Node, said: np.ndarray, schema: str) -> None:
             point.time_from_start = due
             message.points.append(point)
         publisher.publish(message)
-        said[:] = time.monotonic_ns(), start + round(STEPS * STEP * 1e9)
+        said[:2] = time.monotonic_ns(), start + round(STEPS * STEP * 1e9)
         time.sleep(max(0.0, PLAN_PERIOD - (time.monotonic_ns() - start) * 1e-9))
 
 
@@ -82,5 +88,7 @@ def wait_for(node: rclpy.node.Node, true: object) -> None:
         rclpy.spin_once(node, timeout_sec=0.01)
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:4])
+def turn(said: np.ndarray) -> None:
+    said[READY] = 1
+    while not said[TURN]:
+        time.sleep(0.002)

@@ -11,13 +11,15 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .evaluate import Comparison, success_by_n
-from .recipe import Recipe
 from .results_shape import FORMAT_VERSION, validate_results
+
+if TYPE_CHECKING:  # who only writes a file needs no torch
+    from .evaluate import Comparison
+    from .recipe import Recipe
 
 
 def to_results(
@@ -40,6 +42,8 @@ def to_results(
     `differences` (arm, against) are `default_pairs` unless given. `headroom` is the one to quote, `headroom_rows` holds
     all continuations. `latency_ms` (stage -> ms) was measured for one robot, else the comparison's batches count.
     """
+    from .evaluate import success_by_n
+
     recipe.check(test.seeds)
     pairs = default_pairs(test, base) if differences is None else differences
     results = {

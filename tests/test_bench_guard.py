@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import bare_sleepers
 import guard_properties
 
 from robot_value import braking
@@ -40,3 +42,18 @@ def test_the_judge_names_the_first_command_beyond_each_limit():
     ):
         bad = guard_properties.judge(np.array(path), limits, 0.02) > 1e-6
         assert (int(bad.argmax()) if bad.any() else 1000) == first, path
+
+
+def test_spans_that_touch_a_late_waking_of_any_core_are_those_at_which_the_machine_stood_still(tmp_path):
+    # mutation: ask one core only; call every interval a late one
+    class Idle:
+        Process = Mock
+
+    sleepers = bare_sleepers.BareSleepers(tmp_path, Idle, period=0.02)
+    wakings = np.array([0, 20, 40, 60, 80, 100, 120, 140]) * 1_000_000
+    for file in sleepers._files:
+        file.write_bytes(wakings.tobytes() + b"half")
+    sleepers._files[-1].write_bytes(np.delete(wakings, [3, 4]).tobytes())  # nothing from 40 to 100 ms
+    spans = np.array([[0, 30], [30, 50], [95, 120], [100, 130]]) * 1_000_000
+    assert sleepers.stood_still(spans).tolist() == [False, True, True, False]
+    assert sleepers.intervals(0, 150_000_000).max() == pytest.approx(0.06)
