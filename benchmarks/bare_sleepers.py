@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from robot_value.workers import end_with_parent
+
 LATE = 2.0  # periods between two wakings: the machine stood still
 
 
@@ -48,6 +50,7 @@ class BareSleepers:
 
 def sleep(core: int, file: str, period: float) -> None:
     """Writes the time of every waking, int64 ns."""
+    end_with_parent()
     os.sched_setaffinity(0, {core})
     with open(file, "wb", buffering=0) as out:
         due = time.monotonic()

@@ -161,9 +161,12 @@ class Rig:
 
     def run(self, timeout: float = 10.0) -> None:
         """To RUN, whatever the state; the operator's reset included."""
+        from std_msgs.msg import Bool
         from std_srvs.srv import SetBool, Trigger
 
         self.scripted.stop()
+        self.human.stop()  # a takeover that failed leaves a hand on the arm
+        self.intervention.publish(Bool(data=False))
         until(lambda: self.fresh() and self.commands, timeout, f"states and commands of a guard; {self.guard.said}")
         end = time.monotonic() + timeout
         while True:

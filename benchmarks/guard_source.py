@@ -17,6 +17,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from robot_value import wire
 from robot_value.ros_nodes.managed import COMMAND, SENSOR
+from robot_value.workers import end_with_parent
 
 JOINTS = 7
 NAMES = [f"joint{i}" for i in range(JOINTS)]
@@ -27,6 +28,7 @@ SAID, UNTIL, READY, TURN = range(4)
 
 
 def main(role: str, file: str, schema: str) -> None:
+    end_with_parent()
     said = np.memmap(file, np.int64, "r+", shape=(4,))
     rclpy.init()
     node = rclpy.create_node(f"{role}_{time.monotonic_ns()}", namespace="/robot_value")
