@@ -132,6 +132,11 @@ def _begin() -> None:
     import torch
 
     torch.set_num_threads(1)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """From now on this process ends when the one that asked for it does, however that ends."""
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
