@@ -38,7 +38,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.12",
     packages=[*find_packages(include=["robot_value", "robot_value.*"]), *FOLDERS],
-    package_data={"robot_value.replay": ["page_assets/*"]},
+    package_data={"robot_value.replay": ["page_assets/*"], "robot_value.ros_nodes": ["*.xml"]},
     package_dir={name: os.path.relpath(ROOT / folder) for name, folder in FOLDERS.items()},
     data_files=[
         ("share/ament_index/resource_index/packages", ["ros_nodes/resource/robot_value"]),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import rclpy
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -34,6 +35,7 @@ from .managed import COMMAND, LATCHED, RECORD, SENSOR, ManagedNode, run
 from .outputs import Outputs
 from .parameters import number
 from .raw import message_type
+from .transport import udp_only
 from .watching import Commanders, Intervals
 
 RELIABLE = QoSProfile(depth=10)
@@ -366,9 +368,7 @@ class GuardNode:
 
 
 def main(args: list[str] | None = None) -> None:
-    # Fast DDS' shared memory waits up to 1 s for a peer that was killed while it held a lock (Fast-DDS #5469, #6535):
-    # seen as 2 of 300 stops that began 1 s late. The guard's messages are small, so loopback UDP costs it nothing.
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    udp_only(rclpy.get_rmw_implementation_identifier())
     run("guard", Config, GuardNode, args)
 
 

@@ -99,7 +99,8 @@ class Steering:
         self.display: Display | None = None
         self.heir: Heir | None = None
         self.failed = ""  # why the newest episode was ended by us
-        self._closing = False
+        self.unread = ""  # why what an online run has published is not asked for
+        self._closing, self._asking = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._ours: list[tuple[Callable, Any]] = []  # how each of our entities is destroyed
 
@@ -135,6 +136,8 @@ class Steering:
         self._listen(mapping)
         self._thread = threading.Thread(target=self._run, name="episodes", daemon=True)
         self._thread.start()
+        if config.online:  # beside the callbacks: a shared folder that hangs must not hold up what the arm says
+            threading.Thread(target=self._follow, name="versions", daemon=True).start()
 
     def activate(self) -> None:
         self.robot.turn.end("activated")  # what was started before is not ours
@@ -146,7 +149,7 @@ class Steering:
         self.robot.turn.end("deactivated")
 
     def cleanup(self) -> None:
-        self._closing = True
+        self._closing.set()
         if self.robot is not None:
             self.outbox.close()
             self.robot.close()
@@ -174,8 +177,6 @@ class Steering:
         self._subscribe(String, "episode", self._on_episode, EPISODES)
         service = self.node.serve(Trigger, "~/reload", self._reload)
         self._ours.append((self.node.destroy_service, service))
-        if self.config.online:
-            self._ours.append((self.node.destroy_timer, self.node.every(LOOK, self._look)))
 
     def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
         subscription = self.node.listen(kind, topic, callback, qos)
@@ -198,28 +199,41 @@ class Steering:
 
     def _reload(self, request: Any) -> str:
         """The newest checkpoints are read now, and decide from the next episode on; diagnostics say if they cannot."""
-        asked, last = _setup(self.config), self.asked.number
-        if last is not None and (asked.number is None or asked.number < last):
-            return f"expected version {last} or later, got {asked.number}; versions never go back: restart this node"
-        reason = self.heir.ask(replace(asked, lag=self.thinking.lag), self.thinking)
-        if not reason:
-            self.asked = asked
-        return reason
+        return self._ask(_setup(self.config))
 
-    def _look(self) -> None:
-        """What the online run has published since is reloaded by itself."""
-        try:
-            if _setup(self.config).number != self.asked.number and (reason := self._reload(None)):
-                self.heir.refused = reason
-        except (ValueError, OSError) as error:
-            self.heir.refused = str(error)
+    def _ask(self, asked: Setup) -> str:
+        with self._asking:
+            last = self.asked.number
+            if last is not None and (asked.number is None or asked.number < last):
+                return (
+                    f"expected version {last} or later, got {asked.number}; versions never go back: restart this node"
+                )
+            reason = self.heir.ask(replace(asked, lag=self.thinking.lag), self.thinking)
+            self.asked = self.asked if reason else asked
+            return reason
+
+    def _follow(self) -> None:
+        """What the online run has published since is asked for by itself."""
+        while not self._closing.wait(LOOK):
+            try:
+                self.unread = self._look()
+            except Exception as error:  # whatever a file says: what decides stays, and the next look may be better
+                self.unread = f"{type(error).__name__}: {error}"
+
+    def _look(self) -> str:
+        """Why what was published last is not asked for; "" where it is."""
+        asked = _setup(self.config)
+        if asked.number != self.asked.number:
+            return self._ask(asked)
+        published = asked.number is not None
+        return "" if published else f"{self.config.online}: no version yet, the parameters' checkpoints decide"
 
     # -- episodes, in a thread of their own ----------------------------------------------------------------------------
 
     def _run(self) -> None:
         if self.config.nice:
             os.nice(self.config.nice)  # Linux: of this thread
-        while not self._closing:
+        while not self._closing.is_set():
             start = self.robot.turn.wait_for_start(0.2)
             if start is not None:
                 self.thinking = self.heir.take(self.thinking)
@@ -273,7 +287,7 @@ class Steering:
             return Finding("steering: decisions", ERROR, self.failed, told)
         fallbacks = [reason for reason in reasons if reason.endswith("_fallback") or reason == "low_spread"]
         problems = list(thinking.warnings) + [f"{reason}: {reasons[reason]} times" for reason in fallbacks]
-        problems += [f"reload: {self.heir.refused}"] if self.heir.refused else []
+        problems += [f"reload: {why}" for why in (self.unread, self.heir.refused) if why]
         if p99 > self._allowed():
             problems.append(f"decisions take {1e3 * p99:.0f} ms (p99), allowed are {1e3 * self._allowed():.0f} ms")
         said = "; ".join(problems) or f"{self.config.mode}, {books.decisions} decisions"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -182,6 +183,12 @@ def test_it_begins_where_the_arm_is_holds_and_moves_only_when_that_is_wanted(rig
     assert (path == path[0]).all() and rig.said()["state"] == "HOLD" and not rig.gripper.messages
     assert list(rig.commands.messages[0][1].joint_names) == ["a", "b"]
     assert not rig.commands.messages[0][1].points[0].velocities  # a controller refuses a last point that moves
+
+
+# mutation: leave out udp_only, or the profile where the discovery range is LOCALHOST.
+def test_no_peer_can_hold_it_by_a_lock_in_shared_memory(rig):
+    rig.ready()  # arm and plans are heard
+    assert "/dev/shm/fastdds" not in Path(f"/proc/{rig.guard.pid}/maps").read_text()
 
 
 # mutation: in GuardNode._tick evaluate the plan at `due` instead of one period later.
