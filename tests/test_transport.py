@@ -3,6 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+
 from robot_value.ros_nodes.transport import LOOPBACK, PROFILES, RANGE, TRANSPORTS, udp_only
 
 FAST = "rmw_fastrtps_cpp"
