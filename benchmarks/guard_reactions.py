@@ -83,7 +83,6 @@ class Bench:
         graph.wait_state(self.guard, "active")
         graph.wait_for_subscriber(self.estop)
         self.stops_before = 0  # trials that were made again, for the arm had stopped before the kill
-        self.judged = 0  # commands that have passed the limit checker
         self.processes = _ready(graph.variables)
         self.sleepers = BareSleepers(folder, self.processes, T)
         self.sources: dict[str, Source] = {}
@@ -173,9 +172,9 @@ class Bench:
         return np.stack([starts[:-1], starts[1:]], 1)
 
     def checked(self) -> dict[str, Any]:
-        """What the limit checker says of the commands since it was asked last."""
-        first, self.judged = self.judged, min(len(self.abouts), len(self.commands))
-        return judge_run(self.abouts[first : self.judged], self.commands[first : self.judged])
+        """What the limit checker says of all commands so far."""
+        known = min(len(self.abouts), len(self.commands))
+        return judge_run(self.abouts[:known], self.commands[:known])
 
     def processor(self) -> float:
         """s of processor time of the guard's process."""
@@ -219,7 +218,7 @@ def measure(
             for number, (name, part) in enumerate(PARTS.items()):
                 if name not in found:
                     found |= {name: None, **part(bench, trials, seconds, np.random.default_rng([seed, number]))}
-                    found["commands"] = _both(found.get("commands"), bench.checked())
+                    found["commands"] = _both(known.get("commands"), bench.checked())
                     found["stops_without_a_cause"] = found.get("stops_without_a_cause", 0) + bench.stops_before
                     bench.stops_before = 0
                     keep(found)
@@ -254,7 +253,7 @@ PARTS = {
 
 
 def _both(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
-    """What the limit checker said of two parts of a run."""
+    """What the limit checker said of two runs."""
     if before is None:
         return now
     worst = max(before["worst_of_limit"], now["worst_of_limit"])
