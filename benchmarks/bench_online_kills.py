@@ -6,7 +6,7 @@ the same command continues; in "arm_learner" nobody plays, and it follows a stor
 every kill and at the end:
 
 - every episode that was on disk after an earlier kill is still there, byte for byte, and undamaged;
-- neither the versions that played nor the newest checkpoint go backward;
+- neither the versions that played or were published, nor the newest checkpoint go backward;
 - the whole run equals an undisturbed one (in simulation of a single actor) bit for bit: weights, episodes, progress,
   evaluations.
 
@@ -175,7 +175,7 @@ class Seen:
 
     kills: int = 0
     episodes: set[str] = field(default_factory=set)  # names' hashes
-    version: int = 0  # newest that played, as progress.json tells
+    version: int = 0  # newest that played, as progress.json tells, or that was published for an arm
     step: int = 0  # of the newest checkpoint
     failures: list[str] = field(default_factory=list)
     hit: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("round", "episode", "checkpoint"), 0))  # begun
@@ -185,7 +185,7 @@ class Seen:
         apart = [name for store in sorted(folder.glob("episodes.actors/*/episodes")) for name in _listed(store)]
         there = {name[9:] for name in apart} | {name[9:] for name in _listed(folder / "episodes" / "episodes")}
         told = _progress(folder)["rounds"]
-        version = max((each["version"] for each in told), default=0)
+        version = max([_published(folder), *(each["version"] for each in told)])
         step = max((int(each.name[5:]) for each in folder.glob("step_*") if each.name[5:].isdigit()), default=0)
         if lost := self.episodes - there:
             self.failures.append(f"{when}: episodes {sorted(lost)} were on disk and are gone")
@@ -322,6 +322,13 @@ def _timeless(told: object) -> object:
 def _progress(folder: Path) -> dict:
     path = folder / "progress.json"
     return json.loads(path.read_text()) if path.exists() else {"rounds": []}
+
+
+def _published(folder: Path) -> int:
+    from robot_value.online.publication import newest
+
+    found = newest(folder)
+    return 0 if found is None else found.number
 
 
 def _listed(episodes: Path) -> list[str]:

@@ -6,7 +6,7 @@ A store has one writer. An episode is safe as soon as it is in any of them, and 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,17 +20,17 @@ def beside(store: Path, name: str) -> Path:
     return _folder(store) / name
 
 
-def gather(path: Path, recorded: Callable[[Path], Mapping[int, str]]) -> None:
-    """The store adopts what is beside it, by name. `recorded` tells of a store: environment seed -> episode's name."""
+def gather(path: Path, recorded: Callable[[Path], Mapping[Hashable, str]]) -> None:
+    """The store adopts what is beside it, by name. `recorded` tells of a store: what an episode is -> its name."""
     if not (folder := _folder(path)).exists():
         return
+    known = dict(recorded(path))
     for own in sorted(folder.iterdir()):
         if (own / "zarr.json").exists():
             with EpisodeStore.open(own, "a") as source, open_store(path, source.spec) as target:
-                known = recorded(path)
-                for seed, name in recorded(own).items():
-                    if seed not in known:
-                        adopt(target, source, name)
+                for key, name in recorded(own).items():
+                    if key not in known:
+                        known[key] = adopt(target, source, name)
                 (own / "zarr.json").unlink()  # no store any more, from here on
         shutil.rmtree(own)
     with suppress(OSError):

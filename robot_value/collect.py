@@ -23,7 +23,7 @@ import numpy as np
 from . import __version__
 from .episodes.store import EpisodeStore
 from .loop import Recorder, run_episodes
-from .protocols import Robot
+from .protocols import Robot, Watcher
 from .types import Decision, Episode, Observation, Outcome, Spec
 
 STEPS = 16  # control steps between decisions of a robot that drives itself; Ctrl-C waits for at most these
@@ -81,7 +81,10 @@ def collect(
         batch_size=min(batch_size, len(missing)), workers=workers, n_obs_steps=1, driver="expert"
     )
     try:
-        record(robot, robot_name, path, missing, task, done, progress=progress)
+        with stop_request() as stop:
+            record(robot, robot_name, path, missing, task, stop, (done,), progress=progress)
+    except KeyboardInterrupt:
+        done.interrupted = True
     finally:
         robot.close()
     return done
@@ -93,22 +96,16 @@ def record(
     path: Path,
     seeds: Sequence[int],
     task: str,
-    done: Collected,
+    stop: StopRequest,
+    watchers: Sequence[Watcher] = (),
     known: Container[int] = (),  # seeds that are played for the sake of their wave, and not stored again
     progress: bool = True,
 ) -> None:
-    """The robot's own driver plays an episode of each seed into the store at `path`."""
+    """The robot's own driver plays an episode of each seed into the store at `path`. Raises KeyboardInterrupt."""
     provenance = {"robot": robot_name, "task": task, "libraries": libraries()}
-    try:
-        with (
-            open_store(path, robot.spec) as store,
-            stop_request() as stop,
-            Recorder(store, provenance, decisions=False) as recorder,
-        ):
-            watchers, tasks = (Missing(recorder, known), done), [task] * len(seeds)
-            run_episodes(robot, HandsOff(robot.spec, stop), None, watchers, tasks, seeds, progress)
-    except KeyboardInterrupt:
-        done.interrupted = True
+    with open_store(path, robot.spec) as store, Recorder(store, provenance, decisions=False) as recorder:
+        everybody, tasks = (Missing(recorder, known), *watchers), [task] * len(seeds)
+        run_episodes(robot, HandsOff(robot.spec, stop), None, everybody, tasks, seeds, progress)
 
 
 @dataclass(frozen=True)
@@ -162,11 +159,16 @@ def describe(robot_config: Any) -> dict[str, Any]:
 
 def recorded(path: Path, robot: dict[str, Any], task: str) -> dict[int, str]:
     """Episodes of the store, if there is one, that were collected on this very robot config and task: seed -> name."""
+    made = provenances(path).items()
+    return {p["seed"]: name for name, p in made if p.get("robot") == robot and p.get("task") == task}
+
+
+def provenances(path: Path) -> dict[str, dict[str, Any]]:
+    """What the store, if there is one, says of how its episodes were made, by name."""
     if not (path / "zarr.json").exists():
         return {}
     store = EpisodeStore.open(path)
-    made = {name: store.about(name)["provenance"] for name in store.names()}
-    return {p["seed"]: name for name, p in made.items() if p.get("robot") == robot and p.get("task") == task}
+    return {name: store.about(name)["provenance"] for name in store.names()}
 
 
 def open_store(path: Path, spec: Spec) -> EpisodeStore:

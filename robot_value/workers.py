@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any
 
@@ -52,7 +52,7 @@ def hiring(backend: str, number: int) -> Iterator[Callable[[], Executor]]:
     if number < 1:
         raise ValueError(f"actors: expected at least 1, got {number}")
     if backend == "local":
-        yield local_actor
+        yield LocalActor
         return
     from .ray_actors import RayActor, cluster
 
@@ -60,33 +60,49 @@ def hiring(backend: str, number: int) -> Iterator[Callable[[], Executor]]:
         yield RayActor
 
 
-def local_actor() -> Executor:
-    """A process of its own, begun at once. Ctrl-C is the affair of who hired it."""
-    process = process_pool(1)
-    process.submit(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    return process
+class LocalActor(Executor):
+    """A process of this machine, begun at once. Ctrl-C is the affair of who hired it."""
+
+    def __init__(self) -> None:
+        self._pool = process_pool(1)
+        self._number = self._pool.submit(_deaf)
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:
+        return self._pool.submit(function, *arguments)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """With `cancel_futures` the process ends now, whatever it is doing."""
+        if cancel_futures:
+            with suppress(BrokenExecutor):  # it has ended already
+                number = self._number.result()
+                for process in multiprocessing.active_children():
+                    if process.pid == number:
+                        process.kill()
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
 
 @contextmanager
 def team(backend: str, number: int) -> Iterator[Executor]:
-    """`number` processes or Ray actors as one Executor."""
-    if backend == "local" and number > 0:
-        with process_pool(number) as pool:
-            yield pool
-        return
+    """`number` processes or Ray actors as one Executor; at the end they are ended, whatever they are doing."""
     with hiring(backend, number) as hire:
-        crowd = Team(hire, number)
+        members = Team(hire, number)
         try:
-            yield crowd
+            yield members
         finally:
-            crowd.shutdown(cancel_futures=True)
+            members.shutdown(cancel_futures=True)
 
 
 class Team(Executor):
-    """Actors as one Executor. Who dies is replaced, and its call made again: a call may be begun more than once."""
+    """Actors as one Executor. Who dies is replaced, and its call made again: a call may be begun more than once.
 
-    def __init__(self, hire: Callable[[], Executor], number: int) -> None:
-        self._hire, self._actors, self._ending = hire, [hire() for _ in range(number)], False
+    A call is given up after PATIENCE deaths in a row that nothing came of; `done` says of its arguments what has.
+    """
+
+    def __init__(
+        self, hire: Callable[[], Executor], number: int, done: Callable[..., Any] = lambda *arguments: None
+    ) -> None:
+        self._hire, self._actors, self._done = hire, [hire() for _ in range(number)], done
+        self._ending = False
         self._threads = ThreadPoolExecutor(number, "team")  # each waits for one actor
         self._free: SimpleQueue[int] = SimpleQueue()
         for k in range(number):
@@ -105,27 +121,39 @@ class Team(Executor):
             self._dismiss()
 
     def _call(self, function: Callable[..., Any], arguments: tuple) -> Any:
-        k = self._free.get()
+        k, fruitless = self._free.get(), 0
         try:
-            for _ in range(PATIENCE):
+            while fruitless < PATIENCE:
+                before = self._done(*arguments)
                 try:
                     return self._actors[k].submit(function, *arguments).result()
                 except BrokenExecutor as error:
-                    died = error
-                self._actors[k].shutdown(wait=False)
-                if self._ending:
-                    raise died
-                self._actors[k] = self._hire()
-            raise RuntimeError(
-                f"{function.__name__}: expected an actor that finishes it, got {PATIENCE} deaths in a row; is there "
-                "memory enough?"
-            ) from died
+                    self._replace(k, error)
+                fruitless = fruitless + 1 if self._done(*arguments) == before else 0
         finally:
             self._free.put(k)
+        raise ChildProcessError(
+            f"{function.__name__}: expected an actor that finishes it, got {PATIENCE} deaths in a row; is there memory "
+            "enough? What was recorded is kept, the same command goes on"
+        )
+
+    def _replace(self, k: int, died: BrokenExecutor) -> None:
+        self._actors[k].shutdown(wait=False)
+        if not self._ending:
+            self._actors[k] = self._hire()
+        if self._ending:  # since then, perhaps
+            self._actors[k].shutdown(wait=False, cancel_futures=True)
+            raise died
 
     def _dismiss(self) -> None:
         for actor in self._actors:
             actor.shutdown(wait=False, cancel_futures=True)
+
+
+def _deaf() -> int:
+    """To Ctrl-C from now on; the process's number."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return os.getpid()
 
 
 def _begin() -> None:

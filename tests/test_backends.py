@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import sys
+import threading
+import time
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,7 +24,7 @@ from robot_value.evaluate import Arm
 from robot_value.online.acting import Acting, Round, Version, play
 from robot_value.online.backends import Crew, Local, actors, deal, gather
 from robot_value.playing import Site
-from robot_value.workers import local_actor
+from robot_value.workers import LocalActor
 
 ARM = Arm("online", "softmax_average", {"temperature": 0.5}, n=3, critic=MAIN)
 ROBOT = PointConfig(max_steps=6)
@@ -96,17 +98,28 @@ def seeds_of(store, names):
     return tuple(store.about(name)["provenance"]["seed"] for name in names)
 
 
+class InTurn(Here):
+    """One of several in this process, whose robot they share."""
+
+    turn: ClassVar[threading.Lock] = threading.Lock()
+
+    def submit(self, function, *arguments):
+        with self.turn:
+            return super().submit(function, *arguments)
+
+
 class Mortal(Here):
     """Dies at its n-th call after it has recorded some of what it was asked for."""
 
     left: ClassVar[dict[int, int]] = {}  # call number -> seeds that are recorded before the death
 
     def submit(self, function, acting, round):
-        Mortal.calls_of_all += 1
-        if (some := self.left.get(Mortal.calls_of_all)) is None:
-            return super().submit(function, acting, round)
-        if some:
-            function(acting, Round(round.number, round.version, round.seeds[:some]))
+        with InTurn.turn:
+            Mortal.calls_of_all += 1
+            if (some := self.left.get(Mortal.calls_of_all)) is None:
+                return super().submit(function, acting, round)
+            if some:
+                function(acting, Round(round.number, round.version, round.seeds[:some]))
         future = Future()
         future.set_exception(BrokenExecutor("killed"))
         return future
@@ -124,7 +137,7 @@ def mortal(monkeypatch):
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_any_number_of_actors_plays_the_episodes_that_one_plays(version, alone, tmp_path, number):
     # mutation: deal seeds instead of waves (an episode's last bits depend on its row); let several write to one store
-    store, hired = tmp_path / "episodes", [Here() for _ in range(number)]
+    store, hired = tmp_path / "episodes", [InTurn() for _ in range(number)]
     crew = Crew(iter(hired).__next__, number)
     played = crew.submit_round(acting(store), Round(1, version, SEEDS)).result()
     crew.close()
@@ -139,7 +152,7 @@ def test_any_number_of_actors_plays_the_episodes_that_one_plays(version, alone, 
 def test_an_evaluation_is_told_in_the_order_of_the_seeds_and_not_recorded(version):
     # mutation: in the order of the actors; or a store for evaluations
     robot = PointConfig(max_steps=6, unstable=SEEDS[6:8])  # whose episodes are shorter
-    crew = Crew(Here, 2)
+    crew = Crew(InTurn, 2)
     played = crew.submit_round(acting(None, robot), Round(0, version, SEEDS)).result()
     crew.close()
     assert played == Local(Here()).submit_round(acting(None, robot), Round(0, version, SEEDS)).result()
@@ -163,26 +176,16 @@ def test_processes_of_this_machine_play_the_same_and_outlive_a_kill(version, alo
     assert content(tmp_path / "episodes") == alone[0] and len(played.names) == len(SEEDS)
 
 
-def test_a_process_that_died_between_rounds_is_replaced():
-    # mutation: only deaths that a future tells count
-    class Gone(Here):
-        def submit(self, *_):
-            raise BrokenExecutor("it died long ago")
-
-    hired = [Gone(), Here()]
-    crew = Crew(lambda: hired.pop(0), 1)
-    crew._actors[0].shutdown = lambda **_: None
-    assert crew._submit(0, None, None).exception()
-    crew.close()
-
-
-def test_ctrl_c_does_not_reach_the_actors():
-    # mutation: leave SIGINT as it is
-    process = local_actor()
-    try:
-        assert process.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
-    finally:
-        process.shutdown()
+def test_ctrl_c_does_not_reach_a_process_that_is_ended_at_once_when_it_is_dismissed():
+    # mutation: leave SIGINT as it is; let it finish what it is doing
+    process = LocalActor()
+    assert process.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+    busy = process.submit(time.sleep, 60)
+    while not busy.running():  # what has not begun is cancelled
+        time.sleep(0.01)
+    process.shutdown(wait=False, cancel_futures=True)
+    assert isinstance(busy.exception(), BrokenExecutor)
+    process.shutdown(cancel_futures=True)  # again: nobody is there
 
 
 def test_an_actor_with_another_working_folder_finds_everything(version, tmp_path, monkeypatch):
@@ -216,8 +219,8 @@ def test_what_a_dead_actor_recorded_stays_and_the_rest_is_played_by_another(
 def test_actors_that_only_die_end_the_run_and_what_is_recorded_stays(version, tmp_path, mortal):
     # mutation: try for ever; or count deaths that brought an episode with them
     store = tmp_path / "episodes"
-    crew = Crew(mortal({1: 5, 2: 5} | dict.fromkeys(range(3, 99), 0)), 1)
-    with pytest.raises(RuntimeError, match=r"round 1: expected actors that play seeds \(110, .* 3 deaths in a row"):
+    crew = Crew(mortal({1: 5, 2: 10} | dict.fromkeys(range(3, 99), 0)), 1)
+    with pytest.raises(ChildProcessError, match="play: expected an actor that finishes it, got 3 deaths in a row"):
         crew.submit_round(acting(store), Round(1, version, SEEDS)).result()
     crew.close()
     assert sorted(content(store)) == list(SEEDS[:10]) and Mortal.calls_of_all == 5
@@ -230,7 +233,7 @@ def test_an_error_of_the_robot_is_raised_and_is_no_death(tmp_path, version):
         def build(self, **_):
             raise OSError("no arm there")
 
-    crew = Crew(Here, 2)
+    crew = Crew(InTurn, 2)
     with pytest.raises(OSError, match="no arm there"):
         crew.submit_round(acting(tmp_path / "episodes", Broken()), Round(1, version, SEEDS)).result()
     crew.close()

@@ -1,9 +1,11 @@
 """A newer version takes over between two episodes, or not at all."""
 
+import json
 import shutil
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from steered import mapping, save_models
 from robot_value.deploy import steering_setup
 from robot_value.deploy.heir import Heir
 from robot_value.deploy.steering_setup import Setup, as_published, prepare
+from robot_value.online import publication
 from robot_value.online.publication import Published
 
 PATIENCE = 60.0  # s
@@ -63,7 +66,6 @@ def test_what_is_ready_decides_from_the_next_episode_on_and_every_decision_tells
 def test_a_published_checkpoint_is_read_in_the_place_of_the_configured_one(asked, old, models, tmp_path):
     # mutation: read the parameter's checkpoint again
     shutil.copytree(models[1], tmp_path / "step_00000009")
-    shutil.rmtree(tmp_path / "gone", ignore_errors=True)
     moved = replace(asked, critic=str(tmp_path / "gone"))
     heir, _ = loaded(as_published(moved, Published(1, {"critic": tmp_path / "step_00000009"}, {})), old)
     assert heir.take(old).versions["online"] == "1"
@@ -96,6 +98,60 @@ def test_what_cannot_be_used_is_refused_with_the_reason_and_the_old_one_stays(as
     assert heir.take(old) is old
     heir, _ = loaded(asked, old)
     assert heir.refused == "" and heir.take(old) is not old
+
+
+def test_a_policy_of_another_shape_is_named_with_both_numbers(asked, old, models, tmp_path):
+    # mutation: got others; hand it over to a robot that stacks fewer observations
+    heir, _ = loaded(broken("more observations", asked, models, tmp_path), old)
+    assert "expected n_obs_steps 2 as of the one that decides, got 3" in heir.refused
+
+
+def test_an_error_without_words_is_told_by_its_name(asked, old, monkeypatch):
+    # mutation: "" for the reason, which means that nothing is wrong
+    def failing(setup, robot):
+        raise MemoryError
+
+    monkeypatch.setattr(steering_setup, "prepare", failing)
+    heir, said = loaded(asked, old)
+    assert heir.refused == "MemoryError" and "MemoryError" in said[0]
+
+
+def test_a_look_that_failed_is_forgotten_when_the_next_one_is_fine(tmp_path, monkeypatch):
+    # mutation: keep the reason until a newer version is ready; end the thread with the first error; say nothing of a
+    # misspelled folder
+    pytest.importorskip("rclpy")
+    from robot_value.ros_nodes import steering_node
+
+    def publish(number):
+        told = {"format_version": 1, "version": number, "made": {}, "versions": {}}
+        (tmp_path / publication.FILE).write_text(json.dumps(told))
+
+    def until(true):
+        end = time.monotonic() + PATIENCE
+        while not true() and time.monotonic() < end:
+            time.sleep(0.001)
+        assert true()
+
+    monkeypatch.setattr(steering_node, "LOOK", 0.001)
+    config = steering_node.Config(topics="topics.yaml", policy="policy", online=str(tmp_path))
+    steering = steering_node.Steering(None, config)
+    steering.asked, steering.thinking = steering_node._setup(config), SimpleNamespace(lag=0)
+    steering.heir = SimpleNamespace(ask=lambda setup, old: "")
+    watching = threading.Thread(target=steering._follow)
+    watching.start()
+    try:
+        until(lambda: "no version yet" in steering.unread)
+        publish(2)
+        until(lambda: steering.unread == "" and steering.asked.number == 2)
+        (tmp_path / publication.FILE).write_text("{")
+        until(lambda: publication.FILE in steering.unread)
+        publish(1)
+        until(lambda: "versions never go back" in steering.unread)
+        publish(2)
+        until(lambda: steering.unread == "")
+    finally:
+        steering._closing.set()
+        watching.join()
 
 
 def test_one_is_loaded_at_a_time_and_the_newest_that_is_ready_takes_over(asked, old, monkeypatch):

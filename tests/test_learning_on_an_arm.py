@@ -91,10 +91,11 @@ def wait(true, what, learner):
         time.sleep(0.02)
 
 
-def test_the_arm_gets_newer_versions_between_episodes_and_a_killed_learner_loses_none(bench, tmp_path):
+def test_the_arm_gets_newer_versions_between_episodes_and_a_killed_learner_loses_none(bench, tmp_path, request):
     # mutation: reload within an episode; begin versions anew after a kill; learn from an episode twice
     site, run = site_of(bench, tmp_path), tmp_path / "run"
     learner = Learner(site, run)
+    request.addfinalizer(learner.kill)  # it would wait for ever for an arm that is gone
     learner.wait_for(0)
     lockstep = {"topics": str(site.topics), "lockstep": True}
     models = {"policy": str(site.policy), "critic": str(site.critic), "online": str(run)}

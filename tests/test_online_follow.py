@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
+from concurrent.futures import CancelledError
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +21,8 @@ from robot_value import checkpoint
 from robot_value.episodes.store import EpisodeStore
 from robot_value.evaluate import Arm
 from robot_value.online import learning, publication
-from robot_value.online.follow import Follow
+from robot_value.online.acting import Round
+from robot_value.online.follow import Follow, Follower
 from robot_value.online.learning import Online, OnlineJob, Schedule, train_online
 from robot_value.online.publication import newest
 from robot_value.online.supervised import Config as Supervisor
@@ -248,19 +252,51 @@ def test_an_operators_verdict_is_what_an_episode_pays(models, tmp_path, said, re
     assert bool(data.terminated[0]) == said.get("terminated", True)
 
 
-def test_a_store_of_another_robot_is_refused_with_its_name_and_the_field(models, tmp_path):
-    # mutation: read arrays of equal shapes, whatever they mean
+def followed(store):
+    """What becomes of waiting for two episodes of the store, of which there is one at most."""
+    follower = Follower(Follow(str(store), poll=60), point_spec(horizon=0, n_obs_steps=0), (), [])
+    with closing(follower):
+        return follower.submit_round(None, Round(1, None, (0, 1)))
+
+
+def test_a_store_of_another_robot_is_refused_with_its_name_and_the_field_before_the_round_is_over(tmp_path):
+    # mutation: read arrays of equal shapes, whatever they mean; compare when the round is over
     other = make_spec()
     with EpisodeStore.create(tmp_path / "store", other) as store:
         store.append(make_episode(other))
     with pytest.raises(SpecMismatch, match=r"the store .*store does not match: .*expected"):
-        train_online(job(models, tmp_path / "run", tmp_path / "store", per_round=1))
+        followed(tmp_path / "store").result()
+
+
+def test_who_waits_for_a_store_that_is_not_there_says_so(tmp_path, capsys):
+    # mutation: wait for a misspelled folder without a word
+    assert isinstance(followed(tmp_path / "sotre").exception(), CancelledError)
+    assert "sotre: no episode store yet" in capsys.readouterr().out
+
+
+def test_a_run_does_not_go_on_with_another_store(models, tmp_path, whole):
+    # mutation: a KeyError's traceback; wait for ever for names above the last
+    shutil.copytree(whole[0], tmp_path / "run")
+    record(tmp_path / "other", range(9, 12))
+    with pytest.raises(ValueError, match=r"other: expected episode 00000000-.* which this run has learned from"):
+        train_online(job(models, tmp_path / "run", tmp_path / "other", episodes=9))
+
+
+def test_episodes_of_another_robot_are_never_taken_in(models, tmp_path):
+    # mutation: trust the follower; it has no say in demonstrations
+    other = make_spec()
+    with EpisodeStore.create(tmp_path / "store", other) as store:
+        name = store.append(make_episode(other))
+    with pytest.raises(SpecMismatch, match=r"the store .*store does not match: .*expected"):
+        Online(job(models, tmp_path / "run", tmp_path / "store")).sampler.take([name])
 
 
 def test_what_an_arm_cannot_have_is_refused(models, tmp_path):
     # mutation: ignore the scripted expert
     with pytest.raises(ValueError, match="supervisor: expected none where an arm is followed"):
         replace(job(models, tmp_path, tmp_path / "store"), supervisor=Supervisor())
+    with pytest.raises(ValueError, match="display: expected none where an arm is followed"):
+        replace(job(models, tmp_path, tmp_path / "store"), display=object())
     with pytest.raises(ValueError, match="rewards: expected one of success, recorded, got 'dense'"):
         Follow(rewards="dense")
     with pytest.raises(ValueError, match="poll: expected a time above 0"):

@@ -19,8 +19,11 @@ from robot_value.labelers import explore
 from robot_value.labels.run import label
 from robot_value.labels.small_network import FitConfig
 from robot_value.online import learning
+from robot_value.online.growing_sampler import GrowingSampler
+from robot_value.online.grown import Grown
 from robot_value.online.learning import Online, OnlineJob, Schedule, train_online
 from robot_value.online.relabelled import Relabelled
+from robot_value.sampling import ChunkSampler
 
 SPEC = point_spec(horizon=0, n_obs_steps=0)
 FAR = 3.0  # m from what was labelled
@@ -133,6 +136,17 @@ def _crash_after(rounds):
         return original(self, number, *rest)
 
     return book
+
+
+def test_labels_that_leave_nothing_to_learn_from_are_refused_with_a_word(tmp_path):
+    # mutation: ask None for its position
+    with EpisodeStore.create(tmp_path / "data", SPEC) as store:
+        store.append(episode(0, far=False, success=True))
+    cache, said = open_cache(store, progress=False), []
+    make = lambda cache, size, seed: None if said else ChunkSampler(cache, 4, batch_size=size, seed=seed)  # noqa: E731
+    sampler = GrowingSampler(make, {}.get, Grown(SPEC), cache, 8, 0.5, 0, refit=said.append)
+    with pytest.raises(ValueError, match="relabel_every: expected labels by which offline data are learned from"):
+        sampler.relabel(["own"])
 
 
 def test_without_it_the_labels_stay_as_they_were_written(site, tmp_path, whole):

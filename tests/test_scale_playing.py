@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import threading
 import time
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from online_fakes import Here, PointConfig, save_models
+from recorded import make_spec
 
-from robot_value import cli, crowd
+from robot_value import cli, crowd, workers
 from robot_value.arms import MAIN
 from robot_value.beside import beside
 from robot_value.collect import collect
@@ -26,6 +28,7 @@ from robot_value.crowd import collect_by
 from robot_value.episodes.store import EpisodeStore
 from robot_value.evaluate import Arm, compare, in_a_row
 from robot_value.playing import Models, Site, load, play_all
+from robot_value.types import SpecMismatch
 from robot_value.workers import PATIENCE, Team, run_all, team
 
 ROBOT, SEEDS = PointConfig(max_steps=6), tuple(range(100, 112))  # two waves of 5 and a short one
@@ -117,9 +120,52 @@ def test_a_team_answers_every_call_and_replaces_who_dies(number, deadly):
 def test_a_call_that_kills_whoever_makes_it_is_given_up():
     # mutation: try for ever
     hire, actors = hired(range(1, 99))
-    with pytest.raises(RuntimeError, match="square: expected an actor that finishes it, got 3 deaths in a row"):
+    with pytest.raises(ChildProcessError, match="square: expected an actor that finishes it, got 3 deaths in a row"):
         Team(hire, 1).submit(square, 2).result()
     assert len(actors) == 1 + PATIENCE and all(actor.ended for actor in actors[:PATIENCE])
+
+
+def test_deaths_that_something_came_of_are_not_counted():
+    # mutation: count all deaths of a call; count none
+    hire, actors = hired(range(1, 99))
+    progress = iter([0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2])  # before and after the first death, the second, ...
+    members = Team(hire, 1, lambda number: next(progress))
+    with pytest.raises(ChildProcessError, match="3 deaths in a row"):
+        members.submit(square, 2).result()
+    assert len(actors) == 1 + 6 and next(progress, None) is None
+
+
+def test_who_is_dismissed_in_the_middle_of_a_call_is_not_replaced():
+    # mutation: hire another, who makes the call to its end
+    hire, actors = hired()
+    members, begun, asked = Team(hire, 1), threading.Event(), Future()
+    actors[0].submit = lambda *_: begun.set() or asked
+    actors[0].shutdown = lambda *_, **__: asked.done() or asked.set_exception(BrokenExecutor("dismissed"))
+    answer = members.submit(square, 2)
+    assert begun.wait(60)
+    members.shutdown(cancel_futures=True)
+    assert isinstance(answer.exception(), BrokenExecutor) and len(actors) == 1
+
+
+def test_who_has_died_since_the_last_call_is_replaced():
+    # mutation: only deaths that a future tells count
+    def gone(*_):
+        raise BrokenExecutor("it died long ago")
+
+    hire, actors = hired()
+    members = Team(hire, 1)
+    actors[0].submit = gone
+    assert members.submit(square, 2).result() == 4
+    assert len(actors) == 2 and actors[0].ended
+
+
+def test_processes_of_this_machine_are_a_team_too(monkeypatch):
+    # mutation: a pool of processes, which breaks as a whole
+    hire, actors = hired((1,))
+    monkeypatch.setattr(workers, "LocalActor", hire)
+    with team("local", 2) as members:
+        assert members.submit(square, 3).result() == 9
+    assert len(actors) == 3 and all(actor.ended for actor in actors)
 
 
 def test_an_error_is_raised_as_itself_and_is_no_death():
@@ -232,9 +278,29 @@ def seed_of(episode):
 
 def test_a_wave_that_was_cut_off_is_played_whole_and_only_what_it_lacks_is_stored(collected, tmp_path):
     # mutation: store all of it again; play the rest in other rows
-    collect(ROBOT, tmp_path / "wave", 2, 100, batch_size=2, progress=False)
-    assert crowd.play(crowd.Wave(ROBOT, tmp_path / "wave", SEEDS[:5], 5, "")) is False
-    assert sorted(map(seed_of, content(tmp_path / "wave"))) == list(SEEDS[:5])
+    own = beside(tmp_path / "episodes", "0")
+    collect(ROBOT, own, 2, 100, batch_size=2, progress=False)
+    crowd.play(crowd.Wave(ROBOT, tmp_path / "episodes", "0", SEEDS[:5], 5, ""))
+    assert sorted(map(seed_of, content(own))) == list(SEEDS[:5])
+
+
+def test_what_a_call_for_another_robot_has_left_is_adopted_too(tmp_path):
+    # mutation: adopt the episodes of this robot alone, and remove the store they lie in
+    path = tmp_path / "episodes"
+    collect(PointConfig(max_steps=9), beside(path, "000000"), 3, 100, batch_size=3, progress=False)
+    done = by(Team(Here, 1), path)
+    assert (done.present, done.recorded) == (0, 12)
+    assert sorted(map(seed_of, content(path))) == sorted([100, 101, 102, *SEEDS])
+    assert [each.name for each in tmp_path.iterdir()] == ["episodes"]
+
+
+def test_a_store_of_another_robot_is_refused_before_anything_is_played(tmp_path):
+    # mutation: compare when all has been played and is to be adopted
+    spec = make_spec()
+    EpisodeStore.create(tmp_path / "episodes", spec).close()
+    with pytest.raises(SpecMismatch, match="the robot does not match"):
+        by(Team(Here, 1), tmp_path / "episodes")
+    assert not (tmp_path / "episodes.actors").exists()
 
 
 @dataclass(frozen=True)

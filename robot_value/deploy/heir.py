@@ -56,13 +56,10 @@ class Heir:
         os.nice(NICE)  # Linux: of this thread
         try:
             new = prepare(setup, self.robot)
-            if new.policy.spec != old.policy.spec:  # the robot stacks that many observations
-                raise ValueError(
-                    "policy: expected horizon and n_obs_steps of the one that decides, got others; restart"
-                )
+            _same_shape(old.policy.spec, new.policy.spec)
         except Exception as error:  # whatever a file or a network does, the old one decides on
-            self.refused = str(error)
-            self.say(f"refused, what decides stays: {error}")
+            self.refused = str(error) or type(error).__name__
+            self.say(f"refused, what decides stays: {self.refused}")
             return
         if (before := self._swap(new)) is not None:
             before.close()
@@ -73,3 +70,10 @@ class Heir:
         with self._changed:
             before, self._ready = self._ready, new
         return before
+
+
+def _same_shape(expected: Spec, got: Spec) -> None:
+    """The robot stacks that many observations. What else a Spec says was compared with the robot's."""
+    for name in ("horizon", "n_obs_steps"):
+        if (want := getattr(expected, name)) != (has := getattr(got, name)):
+            raise ValueError(f"policy: expected {name} {want} as of the one that decides, got {has}; restart this node")

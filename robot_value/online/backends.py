@@ -8,16 +8,16 @@ their episodes. So an episode that is on disk is lost by nobody's death, and any
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from .. import beside
 from ..playing import waves
-from ..workers import PATIENCE, hiring
+from ..workers import Team, hiring
 from .acting import Acting, Played, Round, play, recorded
 
 Wave = tuple[int, ...]  # environment seeds
@@ -51,64 +51,42 @@ def actors(name: str, number: int) -> Iterator[Actors]:
 
 
 class Crew:
-    """Actors, each an Executor of one process, and the thread that deals, waits, replaces and gathers."""
+    """A Team of actors, and the thread that deals them their waves and gathers what came of them."""
 
     def __init__(self, hire: Callable[[], Executor], number: int) -> None:
-        self._hire, self._actors = hire, [hire() for _ in range(number)]
+        self._number, self._team = number, Team(hire, number, _recorded)
         self._thread = ThreadPoolExecutor(1, "actors")
 
     def submit_round(self, acting: Acting, round: Round) -> Future[Played]:
         return self._thread.submit(self._play, *_absolute(acting, round))
 
     def close(self) -> None:
-        for each in (self._thread, *self._actors):
+        """After the round that is being played."""
+        for each in (self._thread, self._team):
             each.shutdown(wait=True, cancel_futures=True)
 
     def _play(self, acting: Acting, round: Round) -> Played:
-        done: dict[int, Any] = {}  # seed -> its row of Played, where there is no store that tells
-        fruitless = 0
         gather(acting.store, round)  # what a run that was killed left
-        while left := _left(acting, round, done):
-            if fruitless == PATIENCE:
-                raise RuntimeError(
-                    f"round {round.number}: expected actors that play seeds {left[0]}, got {PATIENCE} deaths in a row; "
-                    "is there memory enough? The same command continues"
-                )
-            done |= self._ask(acting, round, left)
-            gather(acting.store, round)
-            fruitless = fruitless + 1 if _left(acting, round, done) == left else 0
-        if acting.store is None:
-            return Played((), *zip(*(done[seed] for seed in round.seeds), strict=True))
-        there = recorded(acting.store, round)  # an episode that broke at its reset is not
-        return play(acting, replace(round, seeds=tuple(seed for seed in round.seeds if seed in there)))
-
-    def _ask(self, acting: Acting, round: Round, left: Sequence[Wave]) -> dict[int, Any]:
-        """The seeds of those who lived; whoever died is replaced."""
-        parts = [tuple(seed for wave in part for seed in wave) for part in deal(left, len(self._actors))]
+        parts = [tuple(chain(*part)) for part in deal(_left(acting, round), self._number)]
         asked = [
-            self._submit(k, _own(acting, k, len(self._actors)), replace(round, seeds=part))
+            self._team.submit(play, _own(acting, k, self._number), replace(round, seeds=part))
             for k, part in enumerate(parts)
         ]
         wait(asked)
-        done = {}
-        for k, (part, future) in enumerate(zip(parts, asked, strict=True)):
-            if isinstance(future.exception(), BrokenExecutor):
-                self._actors[k].shutdown(wait=False)
-                self._actors[k] = self._hire()
-                continue
-            played = future.result()
-            rows = repeat(None) if acting.store else zip(played.success, played.steps, strict=True)
-            done |= dict(zip(part, rows, strict=False))
-        return done
+        gather(acting.store, round)
+        played = [each.result() for each in asked]
+        if acting.store is None:
+            rows = {}
+            for part, each in zip(parts, played, strict=True):
+                rows |= dict(zip(part, zip(each.success, each.steps, strict=True), strict=True))
+            return Played((), *zip(*(rows[seed] for seed in round.seeds), strict=True))
+        there = recorded(acting.store, round)  # an episode that broke at its reset is not
+        return play(acting, replace(round, seeds=tuple(seed for seed in round.seeds if seed in there)))
 
-    def _submit(self, k: int, acting: Acting, round: Round) -> Future[Played]:
-        """One who died since the last round says so here, or in the future."""
-        try:
-            return self._actors[k].submit(play, acting, round)
-        except BrokenExecutor as error:
-            future: Future[Played] = Future()
-            future.set_exception(error)
-            return future
+
+def _recorded(acting: Acting, round: Round) -> int:
+    """Episodes that a part of a round has brought so far."""
+    return len(recorded(acting.store, round))
 
 
 def deal(left: Sequence[Wave], number: int) -> list[Sequence[Wave]]:
@@ -122,8 +100,8 @@ def gather(path: Path | None, round: Round) -> None:
         beside.gather(path, lambda store: {seed: each.name for seed, each in recorded(store, round).items()})
 
 
-def _left(acting: Acting, round: Round, done: dict[int, Any]) -> list[Wave]:
-    known = recorded(acting.store, round).keys() | done.keys()
+def _left(acting: Acting, round: Round) -> list[Wave]:
+    known = recorded(acting.store, round).keys()
     return [wave for wave in waves(round.seeds, acting.site.batch_size) if not known >= set(wave)]
 
 

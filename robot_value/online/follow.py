@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..episodes.store import EpisodeStore
 from ..labelers import terminal_success
 from ..training import Interrupted
-from ..types import HUMAN, Episode
+from ..types import HUMAN, Episode, Spec
 from .acting import Acting, Played, Round
 
 REWARDS = ("success", "recorded")
@@ -50,9 +50,9 @@ class Follow:
 class Follower:
     """Actors (backends.py) who are not ours to command: they work, and what they have recorded comes."""
 
-    def __init__(self, follow: Follow, known: Iterable[str], stop: Sequence[int]) -> None:
+    def __init__(self, follow: Follow, spec: Spec, known: Iterable[str], stop: Sequence[int]) -> None:
         """`known`: episodes of rounds that are over. `stop` gets a signal's number when the run is to end."""
-        self.follow, self._stop = follow, stop
+        self.follow, self.spec, self._stop = follow, spec, stop
         self._last = max(known, default="")  # names go up, in the order of appending
         self._closed, self._thread = threading.Event(), ThreadPoolExecutor(1, "follower")
 
@@ -64,7 +64,9 @@ class Follower:
         self._thread.shutdown()
 
     def _wait(self, wanted: int) -> Played:
-        """Raises Interrupted: a round of an arm may take an hour."""
+        """Raises Interrupted: a round of an arm may take an hour. And SpecMismatch, before it has taken that hour."""
+        if self._store() is None:
+            tqdm.write(f"{self.follow.store}: no episode store yet; waiting for the recorder to make it")
         while len(names := self._arrived()) < wanted:
             if self._stop:
                 tqdm.write("stopped while the arm works; the same command continues")
@@ -75,10 +77,16 @@ class Follower:
         return _played(EpisodeStore.open(self.follow.store), names[:wanted])
 
     def _arrived(self) -> list[str]:
+        store = self._store()
+        return [] if store is None else [name for name in store.names() if name > self._last]
+
+    def _store(self) -> EpisodeStore | None:
         path = Path(self.follow.store)
         if not (path / "zarr.json").exists():
-            return []  # the recorder makes it
-        return [name for name in EpisodeStore.open(path).names() if name > self._last]
+            return None
+        store = EpisodeStore.open(path)
+        self.spec.check(store.spec, f"the store {path}")
+        return store
 
 
 def _played(store: EpisodeStore, names: Sequence[str]) -> Played:

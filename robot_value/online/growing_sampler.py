@@ -72,8 +72,13 @@ class GrowingSampler:
     def relabel(self, names: Sequence[str]) -> None:
         """What offline data pay is said anew, these online episodes known; the draws go on where they are."""
         self._refit(names)
-        position, self._offline = self._offline.state()["position"], self._make_offline(self._prior)
-        self._offline.load_state(self._offline.state() | {"position": position})
+        before, self._offline = self._offline, self._make_offline(self._prior)
+        if before is None or self._offline is None:
+            raise ValueError(
+                "relabel_every: expected labels by which offline data are learned from, got weights of 0 alone; leave "
+                "it at 0, or label them otherwise"
+            )
+        self._offline.load_state(self._offline.state() | {"position": before.state()["position"]})
 
     def _make_offline(self, prior: Cache) -> ChunkSampler | None:
         return self._make(prior, self._rows[0] or self.batch_size, self.seed)

@@ -111,6 +111,8 @@ class OnlineJob:
             raise ValueError(
                 "supervisor: expected none where an arm is followed, got a scripted expert; a human is there"
             )
+        if self.follow.store and self.display is not None:
+            raise ValueError("display: expected none where an arm is followed; it is a parameter of the steering node")
         if self.schedule.relabel_every and (not self.data or not self.labels or self.schedule.streaming):
             raise ValueError(
                 "relabel_every: expected data, labels of it and learning with replay; name both, or leave it at 0"
@@ -203,10 +205,16 @@ def sampler_of(job: OnlineJob, learner: Learner) -> GrowingSampler | Stream:
 
 
 def _read(store: Path, spec: Spec, meaning: Callable[[Episode], Episode], name: str, images: bool = True) -> Episode:
-    """Raises SpecMismatch where the store is another robot's."""
+    """Raises SpecMismatch where the store is another robot's, ValueError where it is another run's."""
     episodes = EpisodeStore.open(store)
     spec.check(episodes.spec, f"the store {store}")
-    return meaning(episodes.read(name, images=images, decisions=False))
+    try:
+        return meaning(episodes.read(name, images=images, decisions=False))
+    except KeyError as error:
+        raise ValueError(
+            f"{store}: expected episode {name}, which this run has learned from, got none; name the store that the run "
+            "began with, or another --schedule.folder for a new run"
+        ) from error
 
 
 def _meaning(job: OnlineJob, episode: Episode) -> Episode:

@@ -24,7 +24,7 @@ from .. import checkpoint
 from ..curves import Curves
 from ..networks.matmul import matmul
 from ..playing import Site
-from ..training import Interrupted, Run, signals_noted, torch_threads
+from ..training import Interrupted, Run, load_model, signals_noted, torch_threads
 from .acting import Acting, Played, Round, Version
 from .backends import Actors, Local, actors
 from .board import Board
@@ -73,8 +73,9 @@ def _crew(job: OnlineJob, actor: Executor | None, stop: list[int]) -> AbstractCo
         return nullcontext(Local(actor))
     if not job.follow.store:
         return actors(job.schedule.backend, job.schedule.actors)
+    spec = load_model(job.policy).spec.choose(horizon=0, n_obs_steps=0)
     rounds = Progress.load(Path(job.schedule.folder)).rounds
-    return closing(Follower(job.follow, [name for each in rounds for name in each.names], stop))
+    return closing(Follower(job.follow, spec, [name for each in rounds for name in each.names], stop))
 
 
 class Online:
