@@ -21,7 +21,6 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import tiny_lerobot as tiny
 from bench_vla_best_of_n import TEXT, VISION
 from blocks import Arm, interleave, median_ms, ratio
+from recorded import make_episode
 
 from robot_value.critics import iql
 from robot_value.episodes.cache import open_cache
@@ -43,7 +43,7 @@ from robot_value.policies import lerobot_vla
 from robot_value.provenance import provenance
 from robot_value.results import plain, write_atomic
 from robot_value.sampling import ChunkSampler
-from robot_value.types import Camera, Episode
+from robot_value.types import Camera
 
 EPISODES, STEPS = 2, 15
 
@@ -119,15 +119,9 @@ def build(folder: Path, quick: bool) -> lerobot_vla.LeRobotPolicy:
 
 def recorded(folder: Path, spec: Any) -> EpisodeStore:
     """Random frames."""
-    rng, (camera,) = np.random.default_rng(0), spec.cameras
     with EpisodeStore.create(folder, spec) as store:
         for i in range(EPISODES):
-            states = rng.standard_normal((STEPS + 1, spec.state_dim)).astype(np.float32)
-            pictures = rng.integers(0, 256, (STEPS + 1, camera.height, camera.width, 3), np.uint8)
-            actions = rng.uniform(-1, 1, (STEPS, spec.action_dim)).astype(np.float32)
-            rewards = rng.standard_normal(STEPS).astype(np.float32)
-            task = tiny.SENTENCES[i % 2]
-            store.append(Episode(store.spec, states, {"top": pictures}, actions, rewards, True, False, True, task))
+            store.append(make_episode(store.spec, STEPS, seed=i, task=tiny.SENTENCES[i % 2]))
     return EpisodeStore.open(folder)
 
 

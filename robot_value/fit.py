@@ -68,11 +68,11 @@ def fit(job: Job) -> Path:
     statistics = _statistics(store, cache, windowing)
     statistics["return"] = _return_statistics(job, cache, labels)
     device = choose_device(train.device)
-    eyes = _recorded_eyes(job, store, cache, spec, statistics, device)
-    if eyes and not eyes.runs:
-        cache = replace(cache, images={})  # nobody looks at them
+    eyes = _recorded_eyes(job, store, cache)
     learner = make_learner(job, spec, statistics, cache.tasks, device, eyes)
     model = learner.critic.model if isinstance(learner, JointLearner) else learner.model
+    if eyes and not _proposes(model):
+        cache = replace(cache, images={})  # nobody looks at them
     train_on, held_out = split_episodes(len(cache), train.validation_fraction, train.seed)
     enough = _enough(job, cache, labels, held_out)
     sampler = partial(_sampler, job, model, store, cache, labels, eyes, device)
@@ -85,10 +85,10 @@ def make_learner(
     statistics: Mapping[str, Statistics],
     tasks: Sequence[str],
     device: torch.device,
-    base: Any = None,  # in place of the job's checkpoint
+    eyes: RecordedEyes | None = None,  # what the job's base saw of the data, in its place
 ) -> Learner:
     """The models of the job with everything they ask attached, and what trains them."""
-    base = load_policy(job.base, device) if base is None and job.base else base
+    base = load_policy(job.base, device) if eyes is None and job.base else eyes
     model = _config(job, base).build(spec, statistics, tasks).to(device)
     if job.policy is not None:
         policy = _policy(job.policy, base, spec, statistics, tasks).to(device)
@@ -97,13 +97,32 @@ def make_learner(
         )
     if hasattr(model, "update"):
         if base is not None and getattr(model, "needs_policy", False):
-            model.attach(getattr(base, "target_policy", base))
+            model.attach(_asked(job, model, base, device))
     else:
         model = _policy(job.config, base, spec, statistics, tasks).to(device)
         if job.trained_critic:
             _asks_a_critic(model)
             model.attach(load_model(job.trained_critic, device))
     return learner_for(model, job.training.steps, job.optimization)
+
+
+def _asked(job: Job, critic: Any, base: Any, device: torch.device) -> Any:
+    """The policy that a critic asks in training; of what was recorded, it itself is run for its chunks alone."""
+    if not isinstance(base, RecordedEyes):
+        return getattr(base, "target_policy", base)
+    policy = load_policy(job.base, device) if _proposes(critic) else None
+    there, runs = base.features, "not run" if policy is None else "run for its chunks alone"
+    _say(f"{base.version}: its features of {len(there)} frames are read from {there.name}; it is {runs}")
+    return RecordedEyes(base.features, getattr(policy, "target_policy", policy))
+
+
+def _proposes(critic: Any) -> bool:
+    return getattr(critic, "proposes", True)
+
+
+def _say(line: str) -> None:
+    if here().index == 0:
+        print(line, file=sys.stderr)
 
 
 def _policy(config: Any, base: Any, spec: Spec, statistics: Mapping[str, Statistics], tasks: Sequence[str]) -> Any:
@@ -142,31 +161,20 @@ def _statistics(store: EpisodeStore, cache: Cache, windowing: Windowing) -> dict
     }
 
 
-def _recorded_eyes(
-    job: Job, store: EpisodeStore, cache: Cache, spec: Spec, statistics: Mapping[str, Statistics], device: torch.device
-) -> RecordedEyes | None:
+def _recorded_eyes(job: Job, store: EpisodeStore, cache: Cache) -> RecordedEyes | None:
     """What the base saw of the data, where a critic looks through its eyes and `data features` wrote it down."""
     encoder = getattr(job.config, "encoder", None)
-    if not job.base or getattr(encoder, "source", "own") == "own":
+    if not job.base or job.policy is not None or getattr(encoder, "source", "own") == "own":
         return None
-    name = find(store, _version(job.base), encoder.pooling)
+    version = _version(job.base)
+    name = find(store, version, encoder.pooling)
     if name is None:
+        command = f"robot-value data features {job.data} --policy={job.base} --pooling={encoder.pooling}"
+        _say(f"{version}: none of its features are there, so it looks at every batch anew; once: {command}")
         return None
     if job.windowing.pool_bytes:
         raise ValueError("pool_bytes: expected 0 with a policy's features, which are memory-mapped; drop the flag")
-    features = read_features(store, name, cache)
-    policy = load_policy(job.base, device) if _asks_for_chunks(job.config, spec, statistics) else None
-    eyes = RecordedEyes(features, getattr(policy, "target_policy", policy))
-    runs, frames = "run for its chunks alone" if eyes.runs else "not run", cache.frames.sum()
-    if here().index == 0:
-        print(f"{eyes.version}: its features of {frames} frames are read from {name}; it is {runs}", file=sys.stderr)
-    return eyes
-
-
-def _asks_for_chunks(config: Any, spec: Spec, statistics: Mapping[str, Statistics]) -> bool:
-    """Whether a critic's loss asks the policy for more than its eyes: with its own it would, too."""
-    own = replace(config, encoder=replace(config.encoder, source="own", pooling="mean"))
-    return getattr(own.build(spec, statistics), "needs_policy", False)
+    return RecordedEyes(read_features(store, name, cache))
 
 
 def _version(policy: str) -> str:
@@ -210,9 +218,14 @@ def _sampler(
 def _config(job: Job, base: Any) -> Any:
     """The model's config, with the base policy's width and version where the model sees through its eyes."""
     encoder = getattr(job.config, "encoder", None)
-    if base is None or encoder is None or encoder.source == "own":
+    if encoder is None or encoder.source == "own":
         return job.config
-    return replace(job.config, encoder=seen_through(encoder, base))
+    if job.policy is not None:
+        raise ValueError(
+            "encoder.source=policy: expected a critic that is trained alone, got a policy trained with it, whose eyes "
+            "would change; train the policy first and name it by --base"
+        )
+    return job.config if base is None else replace(job.config, encoder=seen_through(encoder, base))
 
 
 def _goals(job: Job) -> GoalConfig | None:

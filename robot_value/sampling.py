@@ -249,7 +249,10 @@ class ChunkSampler:
     def load_state(self, state: dict[str, Any]) -> None:
         got = {key: value for key, value in state.items() if key != "position"}
         if got != self._identity():
-            raise ValueError(f"sampler state: expected {self._identity()}, got {got}; same data and configuration?")
+            raise ValueError(
+                f"sampler state: expected {self._identity()}, got {got}; go on with the data, labels and features that "
+                "the run began with, or train into another folder"
+            )
         self._position, self._group = state["position"], None
 
     def _identity(self) -> dict[str, Any]:

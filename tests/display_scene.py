@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from robot_value.display.display import Display
-from robot_value.display.shown import Shown, Sink
+from robot_value.display.shown import Shown
 from robot_value.types import ActionPart, Camera, Decision, Observation, Outcome, Spec
 
 N, H, A, K, B, PIXELS = 5, 6, 7, 3, 2, 16
@@ -28,6 +29,20 @@ SPEC = Spec(
 )
 
 
+@dataclass
+class Kept:
+    """A Sink that keeps everything."""
+
+    shown: list[Shown] = field(default_factory=list)
+    closed: bool = False
+
+    def write(self, shown: Shown) -> None:
+        self.shown.append(shown)
+
+    def close(self) -> None:
+        self.closed = True
+
+
 @cache
 def moments() -> tuple[tuple[Observation, Decision, Outcome], ...]:
     """Two robots, two episodes of four decisions each."""
@@ -41,18 +56,7 @@ def show(display: Display) -> None:
 
 def expected(robots: int = 1) -> list[Shown]:
     """What a sink is given, whole."""
-
-    class Kept:
-        def __init__(self) -> None:
-            self.shown: list[Shown] = []
-
-        def write(self, shown: Shown) -> None:
-            self.shown.append(shown)
-
-        def close(self) -> None:
-            """Nothing."""
-
-    sink: Sink = Kept()
+    sink = Kept()
     with Display(sink, SPEC.dt, robots) as display:
         show(display)
     return sink.shown

@@ -2,12 +2,12 @@
 decision's own."""
 
 import threading
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from display_scene import moments
+from display_scene import Kept, moments
 from fakes import DT, HomingCritic, HomingPolicy, Notebook, PointMass, observation, point_spec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,20 +21,6 @@ from robot_value.steering.selectors import argmax
 from robot_value.steering.steerer import Steerer
 
 SEEDS = range(4)
-
-
-@dataclass
-class Kept:
-    """A Sink that keeps everything."""
-
-    shown: list[Shown] = field(default_factory=list)
-    closed: bool = False
-
-    def write(self, shown: Shown) -> None:
-        self.shown.append(shown)
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class Stuck(Kept):
@@ -287,6 +273,8 @@ def test_a_display_is_a_file_or_an_address_and_files_have_the_viewers_suffix():
         check_place("look.rrd", ".rrd", "127.0.0.1:9876")
     with pytest.raises(ValueError, match=r"expected a file \*.rrd, got 'look.mcap'"):
         check_place("look.mcap", ".rrd", "")
+    with pytest.raises(ValueError, match="robots: expected at least 1, got 0"):
+        check_place("look.rrd", ".rrd", "", robots=0)
 
 
 def test_every_round_has_a_file_of_its_own():

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from display_scene import N, expected
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot_value.display.drawing import BEST, HEIGHT, UNSCORED, WORST, Arm, Fans, colours, paths
+from robot_value.display.drawing import BEST, CHOSEN, HEIGHT, UNSCORED, WORST, Arm, Fans, colours, paths, strokes
 from robot_value.display.shown import action_names
 from robot_value.types import ActionPart, Spec
 
@@ -44,6 +45,19 @@ def test_the_best_score_is_green_the_worst_blue_and_what_was_not_scored_grey(sco
             assert tuple(colour) == UNSCORED
         elif len(set(known)) > 1 and score in (min(known), max(known)):
             assert tuple(colour) == (BEST if score == max(known) else WORST)
+
+
+def test_what_is_drawn_are_candidates_but_for_refused_ones_and_the_chosen_chunk_on_top():
+    # mutation: refused candidates drawn; colours of those before them; the chosen chunk first
+    seen = expected()
+    assert [len(strokes(shown)[0]) for shown in seen] == [N + 1, N, *[N + 1] * 6], "the second has a refused one"
+    for shown in seen:
+        drawn, painted = strokes(shown)
+        colour = colours(shown.value).tolist()
+        colour_of = {chunk.tobytes(): each for chunk, each in zip(shown.candidates, colour, strict=True)}
+        np.testing.assert_array_equal(drawn[-1], shown.chunk)
+        assert painted.dtype == np.uint8 and tuple(painted[-1]) == CHOSEN
+        assert [colour_of[chunk.tobytes()] for chunk in drawn[:-1]] == painted[:-1].tolist()
 
 
 def test_a_fan_holds_every_number_in_its_place_and_its_scale_never_shrinks():

@@ -12,7 +12,7 @@ import pytest
 from display_scene import SPEC, A, H, N
 
 from robot_value.display import foxglove as component
-from robot_value.display.drawing import paths
+from robot_value.display.drawing import paths, strokes
 from robot_value.display.foxglove import key, numbers, told
 from robot_value.display.shown import action_names
 
@@ -104,7 +104,7 @@ def test_decisions_states_and_actions_come_back_at_their_times(file):
 
 
 def test_pictures_and_paths_are_foxgloves_own_messages(file):
-    # mutation: BGR; refused candidates drawn
+    # mutation: BGR; colours from 0 to 255
     from PIL import Image
 
     for shown, (_, image), (_, update) in zip(
@@ -112,21 +112,22 @@ def test_pictures_and_paths_are_foxgloves_own_messages(file):
     ):
         picture = np.asarray(Image.open(io.BytesIO(image.data)))
         assert image.format == "jpeg" and np.abs(picture.astype(int) - shown.images["front"]).max() <= 4
-        kept = np.isfinite(shown.candidates).all((1, 2))
-        drawn = paths(SPEC, np.concatenate([shown.candidates[kept], shown.chunk[None]]))["arm"]
+        chunks, colors = strokes(shown)
         (entity,) = update.entities
         found = [[(point.x, point.y, point.z) for point in line.points] for line in entity.lines]
-        np.testing.assert_array_equal(np.array(found, np.float32), drawn)
+        np.testing.assert_array_equal(np.array(found, np.float32), paths(SPEC, chunks)["arm"])
+        painted = [(line.color.r, line.color.g, line.color.b) for line in entity.lines]
+        np.testing.assert_allclose(painted, colors / 255, atol=1e-6)
 
 
 def test_it_serves_on_loopback_and_an_address_in_use_is_said_before_anything_moves(capsys):
-    # mutation: 0.0.0.0; open the server in the thread
+    # mutation: 0.0.0.0; open the server in the thread; the SDK's RuntimeError, which no command expects
     pytest.importorskip("foxglove", reason="foxglove-sdk is not installed (pip install 'robot_value[view]')")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises((OSError, ValueError, RuntimeError)):
+        with pytest.raises(OSError, match=rf"expected to serve at 127\.0\.0\.1:{port}, got .* in use"):
             component.Config(address=f"127.0.0.1:{port}").build(SPEC)
     with component.Config(address=f"127.0.0.1:{port}").build(SPEC) as display:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()

@@ -16,7 +16,7 @@ from display_scene import SPEC, recorded, tensor
 
 from robot_value.display import rerun as component
 from robot_value.display import rerun_viewer as viewers
-from robot_value.display.drawing import CHOSEN, Fans, paths
+from robot_value.display.drawing import Fans, paths, strokes
 from robot_value.display.shown import action_names
 
 pytest.importorskip("rerun", reason="rerun-sdk is not installed (pip install 'robot_value[view]')")
@@ -60,17 +60,15 @@ def test_states_executed_actions_headroom_and_reason_come_back_at_their_times(fi
     assert file["/actions"][None]["names"] == action_names(SPEC)
 
 
-def test_the_fan_and_the_paths_are_the_drawings_with_the_chosen_chunk_last_and_without_refused_ones(file):
-    # mutation: refused candidates drawn; the chosen one among the others; colours of other candidates
+def test_the_fan_and_the_paths_are_the_drawings_in_their_colours(file):
+    # mutation: colours of other candidates; every decision on a scale of its own
     fans = Fans(SPEC)
     for shown in scene.expected():
-        kept = np.isfinite(shown.candidates).all((1, 2))
-        chunks = np.concatenate([shown.candidates[kept], shown.chunk[None]])
-        drawn = fans(chunks)
-        for name, strips in zip(action_names(SPEC), drawn, strict=True):
+        chunks, colors = strokes(shown)
+        for name, strips in zip(action_names(SPEC), fans(chunks), strict=True):
             row = file["/fan/" + name.replace("[", r"\[").replace("]", r"\]")][key(shown)]
             np.testing.assert_array_equal(row["strips"], strips)
-            assert len(row["colors"]) == len(chunks) and row["colors"][-1] >> 8 == int.from_bytes(bytes(CHOSEN))
+            assert [colour >> 8 for colour in row["colors"]] == [int.from_bytes(bytes(each)) for each in colors]
         row = file["/paths/arm"][key(shown)]
         np.testing.assert_array_equal(row["strips"], paths(SPEC, chunks)["arm"])
 

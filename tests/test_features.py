@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
-from learning_fakes import spec
+from learning_fakes import spec, statistics
 from recorded import make_episode
 
 from robot_value import cli
-from robot_value.critics import iql
+from robot_value.critics import iql, qc
+from robot_value.critics.regularizers import RegularizerConfig
 from robot_value.episodes.cache import open_cache
 from robot_value.episodes.errors import StoreError
+from robot_value.episodes.manifest import MANIFEST, Manifest, read_files, read_manifest
 from robot_value.episodes.store import EpisodeStore
 from robot_value.features.cached import RecordedEyes, find, read_features
 from robot_value.features.encoding import FEATURES
 from robot_value.features.run import encode_store, observations
-from robot_value.fit import Job, Windowing, fit
+from robot_value.fit import Job, Windowing, fit, make_learner
 from robot_value.labels.root import LabelsDamaged, names
-from robot_value.labels.store import verify
+from robot_value.labels.store import LabelStore, verify
 from robot_value.mixing import MixedSampler
 from robot_value.networks.observation import EncoderConfig
-from robot_value.policies import flow
+from robot_value.networks.packed import packable
+from robot_value.policies import flow, mild, one_step
 from robot_value.sampling import ChunkSampler
 from robot_value.training import TrainConfig, load_model
 from robot_value.types import Seen
@@ -47,6 +51,10 @@ class Looker(torch.nn.Module):
 
     __hash__ = torch.nn.Module.__hash__
 
+    @property
+    def widths(self):
+        return 4, self.tokens
+
     def encoder(self, observation):
         self.shown.append(len(observation.state))
         state = self.scale * observation.state
@@ -56,6 +64,15 @@ class Looker(torch.nn.Module):
         length = torch.tensor([len(observation.tasks[i]) for i in observation.task.tolist()])
         mask = torch.arange(int(length.max()) + 2) < length[:, None]  # two that are nowhere there
         return Seen(vector, vector[:, :1, None].expand(-1, mask.shape[1], self.tokens).contiguous(), mask)
+
+
+class Dies(Looker):
+    """At the fourth batch."""
+
+    def encoder(self, observation):
+        if len(self.shown) == 3:
+            raise KeyboardInterrupt
+        return super().encoder(observation)
 
 
 def episode(start: float = 0.0, steps: int = 5, task: str = "lift", final_observed: bool = True, s=SPEC):
@@ -121,12 +138,6 @@ def test_a_second_run_encodes_what_was_appended_and_what_is_not_of_its_episode_a
 
 
 def test_a_run_that_was_ended_is_gone_on_with_and_leaves_no_half_episode(store):
-    class Dies(Looker):
-        def encoder(self, observation):
-            if len(self.shown) == 3:
-                raise KeyboardInterrupt
-            return super().encoder(observation)
-
     with pytest.raises(KeyboardInterrupt):
         encode(store, Dies(), batch_size=4)  # 4 and 2 frames of the first episode, 4 of the second
     policy = Looker()
@@ -152,10 +163,14 @@ def test_other_weights_another_spec_pooling_or_dtype_lie_apart(store):
     assert find(store, plain.version, "query") is not None
 
 
-def test_float32_is_taken_before_float16(store):
+def test_float32_is_taken_before_float16_where_it_is_there_for_all_episodes(store):
+    # mutation: float32 that a run left unfinished hides float16 that is whole
     policy = Looker(scale=0.1)
     encode(store, policy, dtype="float16")
     halves = read(store, policy)
+    with pytest.raises(KeyboardInterrupt):
+        encode(store, Dies(scale=0.1), batch_size=4)
+    assert read(store, policy).hash == halves.hash and len(names(store, FEATURES)) == 2
     encode(store, policy)
     exact = read(store, policy)
     assert (halves.frames.vector.dtype, exact.frames.vector.dtype) == (np.float16, np.float32)
@@ -182,7 +197,8 @@ def test_numbers_too_large_for_float16_are_refused_and_nothing_is_written(store)
         read(store, Looker())
 
 
-def test_what_cannot_be_is_refused(store):
+def test_what_cannot_be_is_refused_before_anything_is_written(store, tmp_path):
+    # mutation: refuse at the first frame, and leave a name without episodes, which training then finds
     for options, message in (
         ({"pooling": "max"}, "pooling: expected mean or query, got 'max'"),
         ({"dtype": "int8"}, "dtype: expected float32 or float16, got 'int8'"),
@@ -192,6 +208,41 @@ def test_what_cannot_be_is_refused(store):
             encode(store, Looker(), **options)
     with pytest.raises(ValueError, match=r"the store does not match: state_names"):
         encode(store, Looker(spec=spec(state=3)))
+    assert names(store, FEATURES) == []
+    with EpisodeStore.create(tmp_path / "empty", store.spec) as empty, pytest.raises(StoreError, match="no episodes"):
+        encode(empty, Looker())
+    assert cli.main(["data", "features", str(store.path)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "family"),
+    [
+        ("lerobot smolvla 0123", "smolvla"),
+        ("my.own.policy 0123", "my_own_policy"),
+        (f"{'a' * 20}.{'b' * 47} 0123", "b" * 47),  # cut at the dot
+        ("", "policy"),
+    ],
+)
+def test_every_version_has_a_name_that_a_folder_may_have(store, version, family):
+    # mutation: a name that begins with the dot of a third party's module
+    assert encode(store, Looker(version=version)).name.rpartition("-")[0] == family
+
+
+def test_a_shape_that_is_not_the_arrays_is_damage(store):
+    # mutation: memory is laid out by what zarr.json says
+    policy = Looker()
+    encode(store, policy)
+    folder = store.path / "features" / find(store, policy.version, "mean") / store.names()[0]
+    manifest = read_manifest(folder)
+    files = read_files(folder, manifest)
+    group = json.loads(files["zarr.json"])
+    group["attributes"]["shape"][0] += 5
+    files["zarr.json"] = json.dumps(group).encode()
+    files[MANIFEST] = Manifest.of(files, manifest.steps, manifest.frames).to_bytes()
+    for name in ("zarr.json", MANIFEST):
+        (folder / name).write_bytes(files[name])
+    (problem,) = verify(store, FEATURES)
+    assert "shape: expected [4, 0, 0], as the arrays are, got [9, 0, 0]" in str(problem)
 
 
 def test_a_flipped_byte_is_found_before_it_is_trained_on(store):
@@ -205,6 +256,15 @@ def test_a_flipped_byte_is_found_before_it_is_trained_on(store):
     with pytest.raises(LabelsDamaged, match=r"damaged features features/looker-"):
         read(store, policy)
     assert cli.main(["data", "verify", str(store.path)]) == 1
+
+
+def test_only_a_writer_takes_features_back(store):
+    policy = Looker()
+    encode(store, policy)
+    reading = LabelStore.open(store, find(store, policy.version, "mean"), FEATURES)
+    with pytest.raises(StoreError, match=r"features 'looker-.* are open for reading"):
+        reading.discard(store.names()[0])
+    assert len(reading.episodes()) == 3
 
 
 # Tokens -------------------------------------------------------------------------------------------------------------
@@ -258,7 +318,7 @@ def test_a_run_goes_on_with_the_same_features_only(store):
     cache, options = open_cache(store, progress=False), {"horizon": 3, "n_obs_steps": 2}
     state = ChunkSampler(cache, **options, features=read(store, policy)).state()
     ChunkSampler(cache, **options, features=read(store, policy)).load_state(state)
-    with pytest.raises(ValueError, match="sampler state: expected"):
+    with pytest.raises(ValueError, match=r"sampler state: expected .* features that the run began with"):
         ChunkSampler(cache, **options).load_state(state)
 
 
@@ -292,30 +352,35 @@ QUIET = TrainConfig("", 6, 16, seed=1, validate_every=3, validation_fraction=0.3
 WINDOWS = Windowing(horizon=3, n_obs_steps=2)
 EYES = EncoderConfig(source="policy", projection=(8,))
 CRITIC = iql.Config(members=2, hidden=(16,), encoder=EYES)
+AHEAD = replace(CRITIC, regularizer=RegularizerConfig(co_adaptation=0.1, orthogonal=0.5))  # looks at the next chunk
+FLOW = flow.Config(width=16, depth=1, sample_steps=2)
 
 
 @pytest.fixture
 def base(store, tmp_path):
     """A policy of ours that sees the state: what it makes of a frame does not depend on the batch, to the bit."""
-    config = flow.Config(width=16, depth=1, sample_steps=2)
-    return str(fit(Job(str(store.path), config, replace(QUIET, folder=str(tmp_path / "base")), WINDOWS)))
+    return str(fit(Job(str(store.path), FLOW, replace(QUIET, folder=str(tmp_path / "base")), WINDOWS)))
 
 
-def trained(store, base, folder, **windows):
-    job = Job(str(store.path), CRITIC, replace(QUIET, folder=str(folder)), replace(WINDOWS, **windows), base=base)
+def trained(store, base, folder, critic=CRITIC, **windows):
+    job = Job(str(store.path), critic, replace(QUIET, folder=str(folder)), replace(WINDOWS, **windows), base=base)
     return load_model(fit(job)).state_dict()
 
 
-@pytest.mark.parametrize("labels", ["", "minus_one"])
-def test_a_critic_trained_on_what_was_written_is_the_same_to_the_bit(store, base, tmp_path, capsys, labels):
-    # mutation: features of the next observation from now's frame; validation without features
+@pytest.mark.parametrize(
+    ("labels", "critic"), [("", CRITIC), ("minus_one", CRITIC), ("", AHEAD)], ids=["plain", "labels", "penalties"]
+)
+def test_a_critic_trained_on_what_was_written_is_the_same_to_the_bit(store, base, tmp_path, capsys, labels, critic):
+    # mutation: features of the next observation from now's frame; validation without features; penalties ask for chunks
     if labels:
         assert cli.main(["data", "label", str(store.path), f"--labeler.type={labels}", "--progress=false"]) == 0
-    looking = trained(store, base, tmp_path / "looking", labels=labels)
+    looking = trained(store, base, tmp_path / "looking", critic, labels=labels)
+    assert f"once: robot-value data features {store.path} --policy={base} --pooling=mean" in capsys.readouterr().err
     command = ["data", "features", str(store.path), f"--policy={base}", "--progress=false", "--device=cpu"]
     assert cli.main(command) == 0 and "--critic.encoder.source=policy" in capsys.readouterr().out
-    remembering = trained(store, base, tmp_path / "remembering", labels=labels)
-    assert "17 frames are read from flow-" in capsys.readouterr().err
+    remembering = trained(store, base, tmp_path / "remembering", critic, labels=labels)
+    said = capsys.readouterr().err
+    assert "17 frames are read from flow-" in said and "it is not run" in said
     assert looking.keys() == remembering.keys()
     assert all(torch.equal(looking[name], remembering[name]) for name in looking)
 
@@ -324,7 +389,6 @@ def test_training_on_what_was_written_never_runs_the_policy(store, base, tmp_pat
     # mutation: RecordedEyes asks the policy
     encode(store, load_model(base))
     calls = []
-    monkeypatch.setattr(flow.FlowPolicy, "__call__", lambda *_: calls.append(1), raising=False)
     monkeypatch.setattr("robot_value.networks.observation.ObservationEncoder.forward", lambda *_: calls.append(1))
     trained(store, base, tmp_path / "critic")
     assert not calls
@@ -340,11 +404,35 @@ def test_a_pool_is_refused_with_features_and_missing_ones_say_how_to_make_them(s
         trained(store, base, tmp_path / "b")
 
 
-def test_eyes_that_only_remember_say_so():
-    eyes = RecordedEyes.__new__(RecordedEyes)
-    eyes._policy = None
+def test_eyes_that_only_remember_say_so(store):
+    policy = Looker()
+    encode(store, policy)
     with pytest.raises(AttributeError, match="expected the policy itself, got what it saw"):
-        eyes.sample  # noqa: B018
+        RecordedEyes(read(store, policy)).sample  # noqa: B018
+
+
+@pytest.mark.parametrize("page", [one_step, mild])
+def test_an_actor_lends_its_eyes_as_recorded_and_its_chunks_itself(store, monkeypatch, page):
+    # mutation: attach what stands behind the eyes; no version of the actor in the backup; pack nothing of it
+    actor = page.Config(FLOW, width=16, depth=1).build(SPEC, statistics(SPEC))
+    actor.version = "actor 0123456789ab"
+    encode(store, actor)
+    monkeypatch.setattr("robot_value.fit.load_policy", lambda *_: actor)
+    critic = qc.Config(members=2, hidden=(16,), candidates=2, encoder=EYES)
+    made = Job(str(store.path), critic, QUIET, WINDOWS, base="actor"), SPEC, statistics(SPEC), (), torch.device("cpu")
+    live = make_learner(*made).model.policy
+    recorded = make_learner(*made, RecordedEyes(read(store, actor))).model.policy
+    assert isinstance(recorded, RecordedEyes) and recorded.sample.__self__ == live == actor.target_policy
+    assert recorded.version == live.version == actor.version
+    assert packable(recorded) == packable(live) == packable(actor) != []
+
+
+def test_a_policy_trained_in_the_same_run_lends_no_eyes(store, base, tmp_path):
+    # mutation: "expected a policy that stands on a cached one"
+    encode(store, load_model(base))
+    job = Job(str(store.path), CRITIC, replace(QUIET, folder=str(tmp_path / "both")), WINDOWS, base=base)
+    with pytest.raises(ValueError, match="expected a critic that is trained alone"):
+        fit(replace(job, policy=one_step.Config(FLOW)))
 
 
 def test_observations_of_an_episode_are_those_of_its_windows(store):

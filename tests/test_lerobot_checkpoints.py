@@ -45,6 +45,20 @@ def test_what_was_saved_is_what_is_loaded_also_from_another_folder_and_as_a_run(
     assert plain.version.startswith("lerobot smolvla ") and plain.version != other.version
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_other_words_of_a_backbone_are_another_version(inside, tmp_path):
+    # mutation: hash the checkpoint's own folder only, so that features of another tokenizer's words are taken for ours
+    folder = shutil.copytree(checkpoint("smolvla"), tmp_path / "run")
+    if not inside:
+        (folder / "vlm").rename(tmp_path / "vlm")
+        edited("robot_value.json", lambda d: d.update(backbone="../vlm"))(folder)
+    version = lerobot_vla.version(folder)
+    assert version == lerobot_vla.load(folder).version and (version == loaded("smolvla").version) == inside
+    words = folder / "vlm" if inside else tmp_path / "vlm"
+    edited("tokenizer.json", lambda d: d.update(truncation=None, version="1.1"))(words)
+    assert lerobot_vla.version(folder) not in (version, loaded("smolvla").version)
+
+
 # -- names and units --------------------------------------------------------------------------------------------------
 
 

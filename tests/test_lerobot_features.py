@@ -25,7 +25,9 @@ from robot_value.critics import hume, iql, mc
 from robot_value.episodes.cache import open_cache
 from robot_value.episodes.store import EpisodeStore
 from robot_value.features.cached import RecordedEyes, find, read_features
+from robot_value.features.encoding import FEATURES
 from robot_value.features.run import encode_store, observations
+from robot_value.labels.root import names
 from robot_value.networks.observation import EncoderConfig
 from robot_value.networks.policy_features import averaged, seen_through
 from robot_value.networks.value_query import over_tokens
@@ -137,13 +139,18 @@ def test_at_decision_time_nothing_is_encoded_twice_and_the_numbers_are_those_of_
     np.testing.assert_allclose(decision.value, scores.value.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_family_that_reads_nothing_once_has_no_eyes_to_lend():
+def test_a_family_that_reads_nothing_once_has_no_eyes_to_lend(tmp_path):
+    # mutation: say so at the first frame, when a name without episodes is there already
     policy = loaded("diffusion images")
-    with (
-        mock.patch.object(policy, "_family", lerobot_repeat),
-        pytest.raises(ValueError, match="expected a policy that reads an observation once, got LeRobot's diffusion"),
-    ):
-        policy.encoder(to_tensors(observation(policy.spec, 1)))
+    store = recorded(tmp_path / "data", policy.spec, steps=1)
+    policy.__dict__.pop("widths", None)
+    message = "expected a policy that reads an observation once, got LeRobot's diffusion"
+    with mock.patch.object(policy, "_family", lerobot_repeat):
+        with pytest.raises(ValueError, match=message):
+            policy.encoder(to_tensors(observation(policy.spec, 1)))
+        with pytest.raises(ValueError, match=message):
+            encode_store(store, policy, progress=False)
+    assert names(store, FEATURES) == []
 
 
 def test_a_vector_cannot_be_asked_and_another_policys_tokens_are_refused():
@@ -164,6 +171,7 @@ def test_what_is_written_is_what_the_policy_sees(family, pooling, tmp_path):
     policy = loaded(family)
     store = recorded(tmp_path / "data", policy.spec)
     assert policy.spec.n_obs_steps == (2 if family == "diffusion images" else 1)
+    assert sum(policy.widths)  # asked for once, of a blank
     with mock.patch.object(policy._family, "encode", wraps=policy._family.encode) as encode:
         encode_store(store, policy, pooling, batch_size=3, progress=False)
         assert [len(call.args[1]["observation.state"]) for call in encode.call_args_list] == [3, 2, 3, 2]

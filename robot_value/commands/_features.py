@@ -16,7 +16,7 @@ class Features:
 
     policy: str = ""  # checkpoint of the policy that will be steered, ours or LeRobot's
     pooling: str = "mean"  # mean: a vector per frame | query: a VLA's tokens, for --critic.encoder.pooling=query
-    dtype: str = "float32"  # float32 | float16: half the space, each number off by at most 2^-11 of it
+    dtype: str = "float32"  # float32 | float16: half the space, each number off by at most 2^-11 of it, or 3e-8
     batch_size: int = 32  # frames encoded at once
     device: str = "auto"  # auto | cpu | cuda
     progress: bool = True  # show a progress bar

@@ -83,6 +83,7 @@ class ChunkCritic(nn.Module):
                 self.taco = Taco(self.encoder.features, steps, spec)
         self.target = nn.ModuleDict({name: frozen_copy(getattr(self, name)) for name in averaged})
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # updates made
+        self.proposes = needs_policy  # whether training runs the policy for its chunks, and not for its eyes alone
         self.needs_policy, self._policy = needs_policy or config.encoder.source == "policy", ()
         self.next_chunks = next_chunks
         self._loss, self._values, self._after_update = loss, values, after_update or average_targets

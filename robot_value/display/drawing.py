@@ -10,10 +10,12 @@ import numpy as np
 from ..actions import LOCAL_FRAMES
 from ..deploy.forward_kinematics import Kinematics, load
 from ..types import ActionPart, Spec
+from .shown import Shown
 
 WORST, BEST, UNSCORED, CHOSEN = (70, 90, 200), (60, 200, 90), (140, 140, 140), (255, 150, 0)  # RGB
 METRES = re.compile(r"(?:([\d.]+) )?m(?:\+.*)?")  # "m", "m+rad", "0.05 m+0.5 rad"
 HEIGHT = 0.5  # of a fan, in chunk lengths
+JPEG = 90  # quality of pictures, percent
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,16 @@ def colours(value: np.ndarray) -> np.ndarray:
     share = np.where(scored, value - low, 0.0) / ((high - low) or 1.0)
     mixed = (1 - share)[:, None] * np.array(WORST) + share[:, None] * np.array(BEST)
     return np.where(scored[:, None], mixed, UNSCORED).astype(np.uint8)
+
+
+def strokes(shown: Shown) -> tuple[np.ndarray, np.ndarray]:
+    """Chunks float32[n, H, A] and colours uint8[n, 3]: candidates by their scores, the chosen chunk last, on top.
+
+    Refused candidates (NaN) are left out.
+    """
+    kept = np.isfinite(shown.candidates).all((1, 2))
+    chunks = np.concatenate([shown.candidates[kept], shown.chunk[None]])
+    return chunks, np.concatenate([colours(shown.value)[kept], np.array([CHOSEN], np.uint8)])
 
 
 class Fans:

@@ -19,12 +19,11 @@ import numpy as np
 from ..deploy.forward_kinematics import Kinematics
 from ..types import Spec
 from .display import Display
-from .drawing import CHOSEN, Arm, colours, paths
+from .drawing import JPEG, Arm, paths, strokes
 from .places import Unfinished, check_place, host_and_port
 from .shown import Shown, action_names
 
 ADDRESS = "127.0.0.1:8765"  # where the app looks first
-JPEG = 90  # quality of pictures, percent
 FRAME = "base"  # that paths in 3D are drawn in
 SECOND = 1_000_000_000  # ns
 SCHEMA = {"type": "object", "properties": {}}  # any JSON object
@@ -38,7 +37,7 @@ class Config:
     arm: Arm = Arm()  # a model of the arm, for the tool's path where actions are joint positions
 
     def __post_init__(self) -> None:
-        check_place(self.to, ".mcap", self.address)
+        check_place(self.to, ".mcap", self.address, self.robots)
 
     def check(self) -> None:
         """Raise ValueError where it cannot be opened, for those who open it much later."""
@@ -123,12 +122,9 @@ class FoxgloveSink:
         self._channels[topic].log(message, log_time=due)
 
     def _paths(self, shown: Shown, due: int) -> None:
-        """Candidates, coloured by their scores, and the chosen chunk on top; refused ones (NaN) are left out."""
-        kept = np.isfinite(shown.candidates).all((1, 2))
-        chunks = np.concatenate([shown.candidates[kept], shown.chunk[None]])
-        colors = np.concatenate([colours(shown.value)[kept], [CHOSEN]]) / 255
+        chunks, colors = strokes(shown)
         for name, strips in paths(self._spec, chunks, self._kinematics).items():
-            self._scene(self._topic(shown, f"paths/{name}"), strips, colors, due)
+            self._scene(self._topic(shown, f"paths/{name}"), strips, colors / 255, due)
 
     def _scene(self, topic: str, strips: np.ndarray, colors: np.ndarray, due: int) -> None:
         from foxglove import messages as m
@@ -200,6 +196,11 @@ def _to_file(foxglove: Any, context: Any, path: Path) -> Callable[[], None]:
 
 def _serve(foxglove: Any, context: Any, address: str, name: str) -> Callable[[], None]:
     host, port = host_and_port("address", address)
-    server = foxglove.start_server(name=name, host=host, port=port, context=context)
+    try:
+        server = foxglove.start_server(name=name, host=host, port=port, context=context)
+    except RuntimeError as error:
+        raise OSError(
+            f"display: expected to serve at {host}:{port}, got {error}; name another, --display.address=127.0.0.1:PORT"
+        ) from error
     print(f"display: open ws://{host}:{port} in Foxglove", file=sys.stderr)
     return server.stop

@@ -33,7 +33,9 @@ class Unfinished:
         sync_folder(self.path.parent)
 
 
-def check_place(to: str, suffix: str, address: str) -> None:
+def check_place(to: str, suffix: str, address: str, robots: int = 1) -> None:
+    if robots < 1:
+        raise ValueError(f"robots: expected at least 1, got {robots}; leave out --display to show none")
     if to and address:
         raise ValueError(f"to, address: expected at most one of them, got {to!r} and {address!r}")
     if to and Path(to).suffix != suffix:

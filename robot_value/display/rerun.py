@@ -25,7 +25,7 @@ class Config:
     arm: Arm = Arm()  # a model of the arm, for the tool's path where actions are joint positions
 
     def __post_init__(self) -> None:
-        check_place(self.to, ".rrd", self.address)
+        check_place(self.to, ".rrd", self.address, self.robots)
 
     def check(self) -> None:
         """Raise ValueError where it cannot be opened, for those who open it much later."""

@@ -9,10 +9,9 @@ import numpy as np
 
 from ..deploy.forward_kinematics import Kinematics
 from ..types import Spec
-from .drawing import CHOSEN, Fans, colours, paths
+from .drawing import JPEG, Fans, paths, strokes
 from .shown import Shown, action_names
 
-JPEG = 90  # quality of pictures, percent
 THIN, THICK = -1.0, -2.5  # radii of lines; negative: in points of the screen
 VALUES = ("candidate 0", "chosen", "best")
 
@@ -76,10 +75,7 @@ class Pen:
         self._stream.send_columns(entity, index, rerun.Scalars.columns(scalars=np.asarray(values, np.float64)))
 
     def _lines(self, shown: Shown) -> None:
-        """Candidates, coloured by their scores, and the chosen chunk on top; refused ones (NaN) are left out."""
-        kept = np.isfinite(shown.candidates).all((1, 2))
-        chunks = np.concatenate([shown.candidates[kept], shown.chunk[None]])
-        colors = np.concatenate([colours(shown.value)[kept], [CHOSEN]]).astype(np.uint8)
+        chunks, colors = strokes(shown)
         style = {"colors": colors, "radii": [THIN] * (len(chunks) - 1) + [THICK]}
         for name, strips in zip(self._actions, self._fans(chunks), strict=True):
             self._log(shown, f"fan/{name}", self._rerun.LineStrips2D(strips, **style))

@@ -41,8 +41,9 @@ def to_viewer(stream: Any, address: str) -> Place:
     host, port = host_and_port("address", address or f"{LOOPBACK[0]}:{PORT}")
     server = None if listens(host, port) else _open(host, port, serve=bool(address))
     stream.connect_grpc(f"rerun+http://{host}:{port}/proxy")
-    finish = partial(_end, server) if server else Place.finish
-    return Place(finish, partial(_hang_up, socket.gethostbyname(host), port))
+    if server:  # its end also frees whoever waits for it
+        return Place(partial(_end, server), partial(_end, server))
+    return Place(leave=partial(_hang_up, socket.gethostbyname(host), port))
 
 
 def _open(host: str, port: int, serve: bool) -> subprocess.Popen | None:

@@ -34,9 +34,12 @@ class CacheFeatures:
     origin: Origin  # the policy's version, Spec, and how its features were kept
     frames: Frames  # [F, ...], P the longest of all episodes
 
+    def __len__(self) -> int:
+        return len(self.frames.vector)
+
     def at(self, rows: Tensor) -> Seen:
         """rows int64[B] of the cache's frames, -> float32."""
-        vector, tokens, mask = (torch.from_numpy(np.array(getattr(self.frames, name)[rows.numpy()])) for name in AXES)
+        vector, tokens, mask = (torch.from_numpy(np.asarray(getattr(self.frames, name)[rows.numpy()])) for name in AXES)
         return Seen(vector.float(), tokens.float(), mask)
 
 
@@ -49,7 +52,7 @@ class RecordedEyes:
     def __init__(self, features: CacheFeatures, policy: Any = None) -> None:
         self.features, self._policy = features, policy
         self.spec, self.version = Spec.from_json(features.origin.config["spec"]), features.origin.labeler
-        self.widths, self.runs = features.frames.widths, policy is not None
+        self.widths = features.frames.widths
 
     def encoder(self, observation: TensorObservation) -> Tensor | Seen:
         if observation.seen is None:
@@ -63,13 +66,14 @@ class RecordedEyes:
 
 
 def find(store: EpisodeStore, version: str, pooling: str) -> str | None:
-    """The name of this policy's features, float32 before float16; None where there are none."""
-    found = {}
+    """The name of this policy's features: those of all episodes, float32 before float16; None where there are none."""
+    every, found = set(store.names()), {}
     for name in names(store, FEATURES):
-        origin = LabelStore.open(store, name, FEATURES).origin
-        if (origin.labeler, origin.config["pooling"]) == (version, pooling):
-            found[origin.config["dtype"]] = name
-    return found.get("float32") or found.get("float16")
+        there = LabelStore.open(store, name, FEATURES)
+        config = there.origin.config
+        if (there.origin.labeler, config["pooling"]) == (version, pooling):
+            found[name] = every <= set(there.episodes()), config["dtype"] == "float32"
+    return max(found, key=found.__getitem__, default=None)
 
 
 def read_features(store: EpisodeStore, name: str, cache: Cache) -> CacheFeatures:

@@ -37,14 +37,20 @@ class Frames:
         return self.vector.shape[1], self.tokens.shape[2]
 
     @property
+    def shape(self) -> list[int]:
+        """[V, P, D]"""
+        return [self.vector.shape[1], *self.tokens.shape[1:]]
+
+    @property
     def nbytes(self) -> int:
         return self.vector.nbytes + self.tokens.nbytes + self.mask.nbytes
 
     def check(self, frames: int, dtype: str) -> None:
         """Raise ValueError with expected and got where they cannot be of an episode with that many frames."""
         for name, array in (("vector", self.vector), ("tokens", self.tokens)):
-            if array.dtype != dtype or len(array) != frames:
-                raise ValueError(f"{name}: expected {dtype}[{frames}, ...], got {array.dtype}{list(array.shape)}")
+            if array.dtype != dtype or array.ndim != len(AXES[name]) or len(array) != frames:
+                axes = ", ".join(AXES[name][1:])
+                raise ValueError(f"{name}: expected {dtype}[{frames}, {axes}], got {array.dtype}{list(array.shape)}")
             if not np.isfinite(array).all():
                 raise ValueError(f"{name}: expected finite numbers, got others; with --dtype=float16, try float32")
         if self.mask.dtype != bool or self.mask.shape != self.tokens.shape[:2]:
@@ -59,26 +65,28 @@ def origin_of(version: str, spec: Spec, pooling: str, dtype: str) -> Origin:
 
 def name_of(origin: Origin) -> str:
     """Of the folder: the policy's family, and what everything about it hashes to."""
-    family = re.sub(r"\W", "_", origin.labeler.rpartition(" ")[0].removeprefix("lerobot ") or "policy")
-    return f"{family[-48:]}-{origin.hash[:12]}"
+    family = re.sub("[^A-Za-z0-9]+", "_", origin.labeler.rpartition(" ")[0].removeprefix("lerobot "))
+    return f"{family[-48:].strip('_') or 'policy'}-{origin.hash[:12]}"
 
 
 def encode(frames: Frames, origin: Origin, parent: Manifest) -> dict[str, bytes]:
     """Raises ValueError where they cannot be of that episode."""
     frames.check(parent.frames, origin.config["dtype"])
     arrays = {name: array for name in AXES if (array := getattr(frames, name)).size}
-    attributes = about(FEATURES, origin, parent) | {"shape": [*frames.vector.shape[1:], *frames.tokens.shape[1:]]}
+    attributes = about(FEATURES, origin, parent) | {"shape": frames.shape}
     return to_files({name: Stored(array, AXES[name]) for name, array in arrays.items()}, attributes)
 
 
 def decode(folder: Folder) -> tuple[Frames, dict[str, Any]]:
     """The features and their attributes. Raises EpisodeDamaged, StoreError, ValueError, KeyError, TypeError."""
     manifest, attributes, there = opened(folder, "features", AXES)
-    dtype, (vector, _, token) = attributes["origin"]["config"]["dtype"], attributes["shape"]
-    empty = {"vector": np.zeros((manifest.frames, vector), dtype), "mask": np.zeros((manifest.frames, 0), bool)}
-    empty["tokens"] = np.zeros((manifest.frames, 0, token), dtype)
+    dtype, shape = attributes["origin"]["config"]["dtype"], attributes["shape"]
+    empty = {"vector": np.zeros((manifest.frames, 0), dtype), "mask": np.zeros((manifest.frames, 0), bool)}
+    empty["tokens"] = np.zeros((manifest.frames, 0, shape[2]), dtype)
     frames = Frames(**empty | there)
     frames.check(manifest.frames, dtype)
+    if frames.shape != shape:
+        raise ValueError(f"shape: expected {frames.shape}, as the arrays are, got {shape}")
     return frames, attributes
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..episodes.errors import StoreError
 from ..episodes.store import EpisodeStore
 from ..labels.root import LabelsDamaged
 from ..labels.store import LabelStore
-from ..networks.policy_features import POOLINGS, averaged
+from ..networks.policy_features import averaged, check_pooling, widths
 from ..sampling import TensorObservation
 from ..types import Episode, Seen
 from .encoding import AXES, DTYPES, FEATURES, Frames, name_of, origin_of
@@ -49,27 +50,32 @@ def encode_store(
     batch_size: int = 32,  # frames encoded at once
     progress: bool = True,
 ) -> Encoded:
-    """Raises StoreError, SpecMismatch; whole episodes only, so that a run that was ended is gone on with."""
+    """Raises StoreError, ValueError; whole episodes only, so that a run that was ended is gone on with."""
     from tqdm import tqdm
 
-    for name, value, allowed in (("pooling", pooling, POOLINGS), ("dtype", dtype, DTYPES)):
-        if value not in allowed:
-            raise ValueError(f"{name}: expected {' or '.join(allowed)}, got {value!r}")
-    policy.spec.check(store.spec, "the store")
+    _check(store, policy, pooling, dtype)
     origin = origin_of(policy.version, policy.spec, pooling, dtype)
-    names, frames, nbytes, error, began = store.names(), 0, 0, 0.0, time.perf_counter()
+    nbytes, error, began = 0, 0.0, time.perf_counter()
     with LabelStore.create(store, name_of(origin), origin, FEATURES) as features:
         todo = _missing(store, features)
-        total = sum(store.manifest(name).frames for name in todo)
-        with tqdm(total=total, desc="encoding", unit="frame", disable=not progress) as bar:
+        frames, there = sum(store.manifest(name).frames for name in todo), len(store) - len(todo)
+        with tqdm(total=frames, desc="encoding", unit="frame", disable=not progress) as bar:
             for name in todo:
                 exact = _frames(store.read(name, decisions=False), policy, pooling, batch_size, bar.update)
                 rounded = _rounded(exact, dtype)
                 features.write(name, rounded)
-                frames, nbytes = frames + len(exact.vector), nbytes + rounded.nbytes
-                error = max(error, _error(exact, rounded))
-    seconds = time.perf_counter() - began
-    return Encoded(name_of(origin), frames, len(todo), len(names) - len(todo), seconds, nbytes, error)
+                nbytes, error = nbytes + rounded.nbytes, max(error, _error(exact, rounded))
+    return Encoded(name_of(origin), frames, len(todo), there, time.perf_counter() - began, nbytes, error)
+
+
+def _check(store: EpisodeStore, policy: Any, pooling: str, dtype: str) -> None:
+    """Before anything is written."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected {' or '.join(DTYPES)}, got {dtype!r}")
+    if not len(store):
+        raise StoreError(f"{store.path} holds no episodes yet; append some before encoding")
+    policy.spec.check(store.spec, "the store")
+    check_pooling(pooling, widths(policy)[1])
 
 
 def _missing(store: EpisodeStore, features: LabelStore) -> list[str]:
@@ -117,20 +123,16 @@ def observations(episode: Episode, n_obs_steps: int, batch_size: int) -> Iterato
 
 def _plain(seen: torch.Tensor | Seen, pooling: str) -> Seen:
     """On the CPU; one vector per frame unless the tokens are asked for."""
-    if pooling == "query" and isinstance(seen, Seen) and seen.tokens.shape[2]:
-        return seen.to("cpu")
     if pooling == "query":
-        raise ValueError(
-            "pooling=query: expected a policy that gives tokens (LeRobot's smolvla, pi0, pi05), got one that gives a "
-            "vector; use mean"
-        )
+        return seen.to("cpu")
     vector = averaged(seen).float().cpu()
     return Seen(vector, vector.new_zeros(len(vector), 0, 0), torch.zeros(len(vector), 0, dtype=torch.bool))
 
 
 def _rounded(frames: Frames, dtype: str) -> Frames:
     with np.errstate(over="ignore"):  # what becomes infinite is refused when it is written
-        return Frames(frames.vector.astype(dtype), frames.tokens.astype(dtype), frames.mask)
+        rounded = (array.astype(dtype, copy=False) for array in (frames.vector, frames.tokens))
+        return Frames(*rounded, frames.mask)
 
 
 def _error(exact: Frames, rounded: Frames) -> float:
@@ -138,7 +140,7 @@ def _error(exact: Frames, rounded: Frames) -> float:
     errors = [0.0]
     for name in ("vector", "tokens"):
         x, y = getattr(exact, name), getattr(rounded, name)
-        if x.size:
+        if x.size and x.dtype != y.dtype:
             axes = tuple(range(1, x.ndim))
             errors.append(float((np.abs(x - y).max(axes) / np.maximum(np.abs(x).max(axes), 1e-30)).max()))
     return max(errors)

@@ -71,8 +71,7 @@ class LabelStore:
 
     def write(self, episode: str, labels: Any) -> None:
         """Commit the labels of one episode; they survive a crash once this returns, and are never rewritten."""
-        if self._lock is None:
-            raise StoreError(f"{self.kind.name} {self.name!r} are open for reading; use LabelStore.create to write")
+        self._writing()
         parent = self.store.manifest(episode)
         files = self.kind.encode(labels, self.origin, parent)
         manifest = Manifest.of(files, steps=parent.steps, frames=parent.frames)
@@ -80,6 +79,7 @@ class LabelStore:
 
     def discard(self, episode: str) -> None:
         """Take back what was written, e.g. of an episode that was another one then."""
+        self._writing()
         (self.folder / episode / MANIFEST).unlink(missing_ok=True)  # first: nobody takes the rest for whole
         shutil.rmtree(self.folder / episode)
         sync_folder(self.folder)
@@ -121,6 +121,10 @@ class LabelStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _writing(self) -> None:
+        if self._lock is None:
+            raise StoreError(f"{self.kind.name} {self.name!r} are open for reading; use LabelStore.create to write")
 
     def _begin(self) -> None:
         """Remove what a crashed writer had not finished, and see that the root is there and of this origin."""

@@ -70,9 +70,10 @@ class Packed:
 
 def packable(module: Any) -> list[Part]:
     """The parts that can be sped up; those already packed are left to whoever packed them."""
-    if not isinstance(module, nn.Module) or not torch.backends.mkldnn.is_available():
+    modules = getattr(module, "modules", None)  # of who stands for a policy in training, too
+    if modules is None or not torch.backends.mkldnn.is_available():
         return []
-    parts = [part for part in module.modules() if isinstance(part, Part)]
+    parts = [part for part in modules() if isinstance(part, Part)]
     return [p for p in parts if "forward" not in vars(p) and next(p.parameters()).device.type == "cpu"]
 
 

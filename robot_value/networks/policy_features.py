@@ -93,9 +93,14 @@ def critic_encoder(spec: Spec, statistics: Mapping[str, Statistics], config: Enc
     return ObservationEncoder(spec, statistics, replace(config, taco=0.0))
 
 
+def widths(policy: Any) -> tuple[int, int]:
+    """Of what a policy makes of an observation: its vector's, and its tokens' (0: none)."""
+    return policy.widths if hasattr(policy, "widths") else (policy.encoder.features, 0)
+
+
 def seen_through(config: EncoderConfig, policy: Any) -> EncoderConfig:
     """The config with the policy's widths and version filled in."""
-    vector, tokens = policy.widths if hasattr(policy, "widths") else (policy.encoder.features, 0)
+    vector, tokens = widths(policy)
     if config.pooling == "mean":
         vector, tokens = vector + tokens, 0
     version = getattr(policy, "version", "")
@@ -112,19 +117,24 @@ def check_policy(config: EncoderConfig, policy: Any) -> None:
         )
 
 
+def check_pooling(pooling: str, tokens: int) -> None:
+    """tokens: their width, 0 where the policy gives none."""
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling: expected {' or '.join(POOLINGS)}, got {pooling!r}")
+    if pooling == "query" and tokens < 1:
+        raise ValueError(
+            "pooling=query: expected a policy that gives tokens (LeRobot's smolvla, pi0, pi05), got one that gives a "
+            "vector; use mean"
+        )
+
+
 def _check(config: EncoderConfig) -> None:
-    if config.pooling not in POOLINGS:
-        raise ValueError(f"encoder.pooling: expected {' or '.join(POOLINGS)}, got {config.pooling!r}")
     if config.policy_features + config.policy_tokens < 1:
         raise ValueError(
             "encoder.source=policy: expected the width of the policy's features, got 0; "
             "train with --base=CHECKPOINT of the policy that will be steered"
         )
-    if config.pooling == "query" and config.policy_tokens < 1:
-        raise ValueError(
-            "encoder.pooling=query: expected a policy that gives tokens (LeRobot's smolvla, pi0, pi05), got one that "
-            "gives a vector; use mean"
-        )
+    check_pooling(config.pooling, config.policy_tokens)
     if config.goal or config.taco:
         raise ValueError(
             f"encoder.source=policy: expected goal=false and taco=0, got {config.goal} and {config.taco:g}; "

@@ -190,6 +190,10 @@ class _Target:
         return self.actor.spec
 
     @property
+    def version(self) -> str:
+        return getattr(self.actor, "version", "")
+
+    @property
     def encoder(self) -> nn.Module:
         return self.actor.encoder
 

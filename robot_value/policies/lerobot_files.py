@@ -32,7 +32,7 @@ class Opened:
     policy: nn.Module  # LeRobot's own, in evaluation mode
     before: Any  # its preprocessor: batch -> batch
     after: Any  # its postprocessor: normalised actions -> actions
-    version: str  # family and SHA-256 of every file read
+    version: str  # of `named`
 
 
 def find(folder: Path) -> Path | None:
@@ -93,12 +93,12 @@ def open_checkpoint(folder: Path, config: Any, backbone: str = "") -> Opened:
             raise
         raise CheckpointError(f"{folder}: lerobot {version()} cannot build this {config.type} ({error})") from error
     check_statistics(folder, config, before, after)
-    return Opened(policy.to(config.device).eval(), before, after, named(folder, config.type))
+    return Opened(policy.to(config.device).eval(), before, after, named(folder, config.type, backbone))
 
 
-def named(folder: Path, family: str) -> str:
+def named(folder: Path, family: str, backbone: str = "") -> str:
     """A checkpoint's version."""
-    return f"lerobot {family} {_sha256(folder)[:12]}"
+    return f"lerobot {family} {_sha256(folder, backbone)[:12]}"
 
 
 def version() -> str:
@@ -140,11 +140,14 @@ def _load_weights(policy: nn.Module, folder: Path) -> None:
             raise CheckpointError(f"{path}: {len(keys)} tensors are {what}, first {keys[0]}; use another checkpoint")
 
 
-def _sha256(folder: Path) -> str:
-    """Of all that decides what the policy says, robot_value.json included."""
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+def _sha256(folder: Path, backbone: str) -> str:
+    """Of all that decides what the policy says: robot_value.json too, and the settings and words of a backbone."""
+    files = {path.name: path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")}
+    if backbone:  # its weights lie in the checkpoint
+        words = [path for path in (folder / backbone).rglob("*") if path.suffix in (".json", ".model", ".txt")]
+        files |= {f"backbone/{path.relative_to(folder / backbone)}": path for path in words}
     digest = hashlib.sha256()
-    for name in names:
-        with (folder / name).open("rb") as file:
+    for name, path in sorted(files.items()):
+        with path.open("rb") as file:
             digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()

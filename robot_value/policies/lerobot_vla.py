@@ -64,7 +64,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu", spec: Spec | No
 def version(folder: str | Path) -> str:
     """As of the policy that `load` would make of it, without making it."""
     where = _found(folder)
-    return lerobot_files.named(where, lerobot_processors.document(where, lerobot_files.CONFIG)["type"])
+    backbone = lerobot_contract.read(where).backbone if lerobot_contract.is_there(where) else ""
+    return lerobot_files.named(where, lerobot_processors.document(where, lerobot_files.CONFIG)["type"], backbone)
 
 
 def adopt(folder: str | Path, spec: Spec, inputs: Mapping[str, tuple[str, ...]], backbone: str = "") -> Contract:

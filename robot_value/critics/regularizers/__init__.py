@@ -106,16 +106,11 @@ def _rank(g: _Given) -> Tensor:
 
 def _co_adaptation(g: _Given) -> Tensor:
     following = g.critic.ahead(g.batch, _ahead(g), g.generator)
-    phi = representation.representation(getattr(g.critic, "q", None), g.features, g.chunk)
-    return representation.co_adaptation(
-        phi, representation.representation(getattr(g.critic, "q", None), following, _next_chunk(g))
-    )
+    return representation.co_adaptation(_phi(g, g.features, g.chunk), _phi(g, following, _next_chunk(g)))
 
 
 def _singular_values(g: _Given) -> Tensor:
-    return representation.singular_values(
-        representation.representation(getattr(g.critic, "q", None), g.features, g.chunk)
-    )
+    return representation.singular_values(_phi(g, g.features, g.chunk))
 
 
 def _gradient(g: _Given) -> Tensor:
@@ -190,6 +185,6 @@ def _ahead(g: _Given) -> int:
 
 def _next_chunk(g: _Given) -> Tensor:
     """[B, k, A] at the next observation: the policy's where the critic has one, else the recorded chunk once more."""
-    if not g.critic.needs_policy:
+    if not g.critic.proposes:
         return g.chunk
     return g.critic.propose(g.batch.next[_ahead(g)], 1, g.generator)[:, 0]
