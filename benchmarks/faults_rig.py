@@ -117,7 +117,7 @@ class Rig:
         """After it was ended; `broken`: with a callback that fails, see faults_broken.py."""
         self.lives.append(self.commands)
         self.commands, self.state = [], "nothing"
-        self.killed += self.guard.popen.poll() == -signal.SIGKILL
+        self.killed += self.guard.popen.poll() in (-signal.SIGKILL, 130)  # at once; 130: Ctrl-C twice
         self.broken = tuple(broken)
         self.guard = self.start_guard()
 
