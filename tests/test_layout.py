@@ -230,8 +230,8 @@ def test_the_wheel_has_no_generic_top_level_names(wheel):
         "robot_value-0.1.0.data",
     }
     for folder in SIBLINGS:
-        modules_here = {path.name for path in (ROOT / folder).glob("*.py")}
-        assert modules_here == {name.split("/")[2] for name in names if name.startswith(f"robot_value/{folder}/")}
+        files_here = {path.name for kind in ("*.py", "*.xml") for path in (ROOT / folder).glob(kind)}
+        assert files_here == {name.split("/")[2] for name in names if name.startswith(f"robot_value/{folder}/")}
     assert not [
         name for name in names if name.startswith(("robot_value/tests", "robot_value/setup", "robot_value/launch"))
     ]
