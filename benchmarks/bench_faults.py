@@ -2,8 +2,9 @@
 
 Each case also runs with its protection taken away, and must then fail: else it proves nothing. Results are written
 fault by fault into one JSON file; the same command goes on where it was interrupted. A reaction beyond its bound is
-tried once more, a trial during which the harness itself stalled is tried again: both count under `repeats`. Exits 1
-on any failure.
+tried once more, a trial during which the harness itself stalled is tried again: both count under `repeats`. One that
+the machine spoils every time was not seen; a case with such trials or with failures is played anew by the next call,
+and what failed before stays in its row (`earlier`). Exits 1 on any failure, and where something was not seen.
 
     python benchmarks/bench_faults.py --trials=20
     python benchmarks/bench_faults.py --only=F7,F28 --trials=3 --out=/tmp/faults.json
@@ -74,14 +75,16 @@ def play(case: Pure | Graph, rigs: Rigs, trials: int, seed: int) -> dict[str, An
             repeats += 1
             outcome = attempt(case, rigs, seed + number)
         outcomes.append(outcome)
-    ms = np.array([outcome.ms for outcome in outcomes if outcome.ms is not None])
-    failures = [outcome.why for outcome in outcomes if outcome.why]
+    seen = [outcome for outcome in outcomes if not outcome.disturbed]
+    ms = np.array([outcome.ms for outcome in seen if outcome.ms is not None])
+    failures = [outcome.why for outcome in seen if outcome.why]
     return {
         **{key: getattr(case, key) for key in ("id", "part", "fault", "expected", "control")},
         "phase": getattr(case, "phase", "pure function"),
-        "trials": trials,
-        "cases": sum(outcome.cases for outcome in outcomes),
-        "passes": trials - len(failures),
+        "trials": len(seen),
+        "not_seen": trials - len(seen),
+        "cases": sum(outcome.cases for outcome in seen),
+        "passes": len(seen) - len(failures),
         "control_fails": None,
         "control_tries": 0,
         "control_says": "",
@@ -196,7 +199,14 @@ class Book:
         return row is not None and row["trials"] >= trials and row["passes"] == row["trials"]
 
     def add(self, row: dict[str, Any]) -> None:
-        about = provenance(self.began, list(self.argv))
+        about, before = provenance(self.began, list(self.argv)), self.known.get((row["id"], row["part"]))
+        if before and row.get("earlier") is None:
+            row["earlier"] = before.get("earlier", [])
+            if before["passes"] < before["trials"]:
+                row["earlier"] = [
+                    *row["earlier"],
+                    {key: before[key] for key in ("trials", "passes", "failures", "git")},
+                ]
         self.known[row["id"], row["part"]] = plain({**row, "git": about["git"]})
         order = {(case.id, case.part): i for i, case in enumerate(CASES)}
         rows = sorted(self.known.values(), key=lambda row: order.get((row["id"], row["part"]), len(order)))
@@ -206,7 +216,7 @@ class Book:
 
 
 def passed(row: dict[str, Any]) -> bool:
-    return row["passes"] == row["trials"] and row["control_fails"] is not False
+    return row["passes"] == row["trials"] > 0 and not row.get("not_seen") and row["control_fails"] is not False
 
 
 def line(row: dict[str, Any]) -> str:
@@ -214,7 +224,8 @@ def line(row: dict[str, Any]) -> str:
     times = f", {row['p50_ms']:.0f} / {row['max_ms']:.0f} ms (p50 / max)" if row["max_ms"] is not None else ""
     control = {True: "control fails", False: "CONTROL SURVIVES", None: "control not tried"}[row["control_fails"]]
     failures = "".join(f"\n    {why}" for why in row["failures"])
-    return f"{name:<16} {row['passes']}/{row['trials']}{times}, {control}, {row['seconds']:.0f} s{failures}"
+    unseen = f" ({row['not_seen']} not seen)" if row["not_seen"] else ""
+    return f"{name:<16} {row['passes']}/{row['trials']}{unseen}{times}, {control}, {row['seconds']:.0f} s{failures}"
 
 
 if __name__ == "__main__":

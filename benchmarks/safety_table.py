@@ -30,7 +30,10 @@ def _case(row: Mapping[str, Any]) -> str:
     times = "" if row["p50_ms"] is None else f"{row['p50_ms']:.0f} / {row['p99_ms']:.0f} / {row['max_ms']:.0f}"
     bound = "" if row["bound_ms"] is None else f"{row['bound_ms']:.0f}"
     control = {True: "fails", False: "SURVIVES", None: "not tried"}[row["control_fails"]]
-    return f"| {name} | {row['fault']} | {row['passes']} of {row['trials']} | {times} | {bound} | {control} |"
+    unseen = f", {row['not_seen']} not seen" if row.get("not_seen") else ""
+    before = "".join(f"; before {each['passes']} of {each['trials']}" for each in row.get("earlier") or [])
+    survived = f"{row['passes']} of {row['trials']}{unseen}{before}"
+    return f"| {name} | {row['fault']} | {survived} | {times} | {bound} | {control} |"
 
 
 def _faults(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
