@@ -11,7 +11,7 @@ import pytest
 import torch
 from contracts import candidates, situation
 from fakes import point_spec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -225,13 +225,15 @@ def test_medoid_knows_that_q_and_minus_q_are_one_rotation():
     assert selection.index.item() == 1
 
 
+@example([0.6875, 0.671875, 0.67578125, 0.6875, 0.6875, 0.6875])  # 1e-5 off
 @given(st.lists(st.floats(-1, 1, width=32), min_size=6, max_size=6))
 def test_six_numbers_become_orthonormal_columns(numbers):
     # mutation: leaving the projection out of _gram_schmidt breaks orthogonality
     a, b = np.array(numbers[:3]), np.array(numbers[3:])
-    if np.linalg.norm(np.cross(a, b)) < 1e-2:
+    if (apart := np.linalg.norm(np.cross(a, b))) < 1e-2:
         return  # no rotation is meant by parallel or vanishing columns
+    rounding = 1e-6 * np.linalg.norm(a) * np.linalg.norm(b) / apart  # of float32; more where they are nearly parallel
     row = torch.cat([torch.zeros(3), torch.tensor([0.0, 0, 0, 1]), torch.tensor(numbers)])[None]
     first, second = to_rotations(row, TURNS)[0, 7:].view(2, 3)
-    assert abs(float(first @ second)) < 1e-5
+    assert abs(float(first @ second)) < 1e-6 + rounding
     assert float(first.norm()) == pytest.approx(1, abs=1e-5) and float(second.norm()) == pytest.approx(1, abs=1e-5)
