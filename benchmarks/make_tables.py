@@ -20,7 +20,7 @@ from steering_study_table import steering
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-FOLDERS = (ROOT / "docs" / "algorithms", ROOT / "docs" / "replay", ROOT / "docs" / "steering")
+FOLDERS = tuple(ROOT / "docs" / name for name in ("tutorials", "algorithms", "replay", "steering"))
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "faults.md",

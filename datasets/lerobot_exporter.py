@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,16 @@ from robot_value.episodes.durable import publish, replace_file, sync_folder
 from robot_value.types import Episode, Spec
 
 WRITERS = 4  # threads that compress images
+STATE, OBJECTS = "observation.state", "observation.environment_state"
 
 
 @dataclass(frozen=True)
 class Config:
     use_videos: bool = False  # images as AV1 video: about ten times smaller, but not what was recorded (LeRobot: True)
     repo_id: str = ""  # name of the set on the hub, user/set; "local/<folder>" if empty
+    # state name from which on the state is the objects': they become observation.environment_state, which LeRobot's
+    # diffusion and ACT take in place of a camera; "" leaves the state whole
+    objects_from: str = ""
 
     def build(self) -> LeRobotExporter:
         return LeRobotExporter(self)
@@ -60,11 +64,12 @@ class LeRobotExporter:
         from tqdm import tqdm
 
         known = [store.about(name)["success"] is not None for name in store.names()]
+        states = _states(store.spec, self.config.objects_from)
         lost: Counter[str] = Counter()
         writer = LeRobotDataset.create(
             repo_id,
             _fps(store.spec),
-            _features(store.spec, self.config.use_videos, any(known)),
+            _features(store.spec, states, self.config.use_videos, any(known)),
             root=root,
             use_videos=self.config.use_videos,
             image_writer_threads=WRITERS if store.spec.cameras else 0,
@@ -73,7 +78,7 @@ class LeRobotExporter:
         try:
             for name in tqdm(store.names(), "exporting", unit="episode", disable=not progress):
                 episode = store.read(name)
-                for frame in _frames(episode, any(known)):
+                for frame in _frames(episode, states, any(known)):
                     writer.add_frame(frame)
                 writer.save_episode(parallel_encoding=False)
                 lost.update(_without_place(episode, any(known)))
@@ -94,14 +99,28 @@ def _fps(spec: Spec) -> int:
     return fps
 
 
-def _features(spec: Spec, videos: bool, success: bool) -> dict[str, Any]:
+def _states(spec: Spec, objects_from: str) -> dict[str, slice]:
+    """Feature -> its numbers of the state; read one after the other they are the state again."""
+    if not objects_from:
+        return {STATE: slice(0, spec.state_dim)} if spec.state_dim else {}
+    if objects_from not in spec.state_names[1:]:
+        raise ConversionError(
+            f"objects_from: expected a state name behind the robot's own, one of {', '.join(spec.state_names[1:])}; "
+            f"got {objects_from!r}"
+        )
+    first = spec.state_names.index(objects_from)
+    return {STATE: slice(0, first), OBJECTS: slice(first, spec.state_dim)}
+
+
+def _features(spec: Spec, states: Mapping[str, slice], videos: bool, success: bool) -> dict[str, Any]:
     def numbers(dtype: str, names: list[str] | None, size: int = 1) -> dict[str, Any]:
         return {"dtype": dtype, "shape": (size,), "names": names}
 
     action = [
         f"{part.name}_{i}" if part.stop - part.start > 1 else part.name for part in spec.parts for i in _dims(part)
     ]
-    found = {"observation.state": numbers("float32", list(spec.state_names), spec.state_dim)} if spec.state_dim else {}
+    named = {key: list(spec.state_names[part]) for key, part in states.items()}
+    found = {key: numbers("float32", names, len(names)) for key, names in named.items()}
     found |= {"action": numbers("float32", action, spec.action_dim), "next.reward": numbers("float32", None)}
     found |= {"next.done": numbers("bool", None), "next.truncated": numbers("bool", None)}
     found |= {"next.success": numbers("bool", None)} if success else {}
@@ -115,11 +134,11 @@ def _dims(part: Any) -> range:
     return range(part.stop - part.start)
 
 
-def _frames(episode: Episode, success: bool) -> Iterator[dict[str, Any]]:
+def _frames(episode: Episode, states: Mapping[str, slice], success: bool) -> Iterator[dict[str, Any]]:
     """One per action; `next.*` say what the action led to, and endings stand on the last one."""
     for t in range(len(episode)):
         last = t == len(episode) - 1
-        frame = {"observation.state": episode.states[t]} if episode.spec.state_dim else {}
+        frame = {key: episode.states[t, part] for key, part in states.items()}
         frame |= {f"{CAMERAS}{name}": images[t] for name, images in episode.images.items()}
         frame |= {"action": episode.actions[t], "next.reward": episode.rewards[t : t + 1]}
         frame |= {"next.done": np.array([last and episode.terminated])}

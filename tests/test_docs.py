@@ -124,6 +124,7 @@ def test_every_link_of_the_data_pages_leads_somewhere(page):
 REPLAY_PAGES = [
     ROOT / "README.md",
     ROOT / "docs" / "tutorials" / "replay.md",
+    ROOT / "docs" / "tutorials" / "steer_a_lerobot_policy.md",
     *sorted((ROOT / "docs" / "replay").glob("*.md")),
     ROOT / "docs" / "tutorials" / "online.md",
     *sorted((ROOT / "docs" / "online").glob("*.md")),

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("lerobot", reason='needs lerobot (extra "lerobot")')
 
 import tiny_lerobot as tiny
-from lerobot_cases import TASKS, TOP, checkpoint, loaded, seen, small
+from lerobot_cases import BY_HAND, TASKS, TOP, checkpoint, loaded, seen, small
 
 from robot_value.checkpoint import CheckpointError
 from robot_value.policies import lerobot_files, lerobot_vla
@@ -74,6 +74,14 @@ def test_state_and_cameras_may_have_other_names_and_another_order_in_the_robot(t
     same = observation(plain.spec, 2, task=TASKS[:2], state=at.state[..., [2, 0, 1]], images=images)
     draws = noise(policy.spec, at, 2)
     assert policy.sample(policy.encode(at), 2, draws)[0].equal(plain.sample(plain.encode(same), 2, draws)[0])
+
+
+def test_objects_that_stand_apart_are_the_end_of_the_robot_s_state_unless_told_otherwise(tmp_path):
+    # mutation: the objects are taken from the beginning
+    folder = shutil.copytree(checkpoint("diffusion"), tmp_path / "apart")
+    assert lerobot_vla.adopt(folder, tiny.spec(environment=2), {}).inputs == BY_HAND
+    with pytest.raises(CheckpointError, match=r"environment_state: the checkpoint wants \[2\] numbers, got 3"):
+        lerobot_vla.adopt(folder, tiny.spec(environment=3), {})
 
 
 def test_a_camera_that_the_robot_lacks_is_left_blank_where_the_model_can_do_without_it(tmp_path):
@@ -133,8 +141,8 @@ def test_without_a_contract_the_error_says_how_to_write_one(tmp_path):
     assert lerobot_vla.is_checkpoint(folder) and not lerobot_vla.is_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="robot-value adopt"):
         lerobot_vla.load(folder)
-    with pytest.raises(CheckpointError, match=r"observation.state: the checkpoint wants \[3\] numbers, got 5"):
-        lerobot_vla.load(folder, spec=tiny.spec(environment=2))
+    with pytest.raises(CheckpointError, match=r"environment_state: the checkpoint wants \[2\] numbers, got 3"):
+        lerobot_vla.load(folder, spec=tiny.spec(environment=3))
     pictured = shutil.copytree(checkpoint("smolvla"), tmp_path / "pictured")
     spec = lerobot_vla.load(pictured).spec
     (pictured / "robot_value.json").unlink()
@@ -269,9 +277,11 @@ def test_the_command_adopts_a_checkpoint_and_every_command_that_takes_a_policy_t
     folder = shutil.copytree(checkpoint("diffusion"), tmp_path / "plain")
     (folder / "robot_value.json").unlink()
     (tmp_path / "set" / "meta").mkdir(parents=True)
-    (tmp_path / "set" / "meta" / "robot_value_spec.json").write_text(json.dumps(tiny.spec(environment=2).to_json()))
+    (tmp_path / "set" / "meta" / "robot_value_spec.json").write_text(json.dumps(tiny.spec(environment=3).to_json()))
     words = ["adopt", str(folder), f"--spec={tmp_path / 'set'}"]
-    assert cli.main(words) == 2 and "--inputs='{observation.state: NAME NAME ...}'" in capsys.readouterr().err
+    assert (
+        cli.main(words) == 2 and "--inputs='{observation.environment_state: NAME NAME ...}'" in capsys.readouterr().err
+    )
     inputs = "{observation.state: joint_0 joint_1 joint_2, observation.environment_state: cube_0 cube_1}"
     assert cli.main([*words, f"--inputs={inputs}"]) == 0, capsys.readouterr().err
     said = capsys.readouterr().out

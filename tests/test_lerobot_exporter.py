@@ -79,6 +79,24 @@ def test_what_v3_can_hold_comes_back_bit_for_bit(lossless):
         assert_same(after, before)
 
 
+def test_objects_that_stand_apart_are_a_feature_of_their_own_and_come_back_behind_the_robot(tmp_path, lerobot_dataset):
+    # mutation: split one number later / the two parts swapped
+    path, _ = export(tmp_path, episodes(()), objects_from="s1")
+    rows, made = lerobot_dataset("local/set", root=path).hf_dataset.with_format("numpy"), list(episodes(()))
+    states = np.concatenate([episode.states for episode in made])
+    np.testing.assert_array_equal(np.reshape(rows["observation.state"], (-1, 1)), states[:, :1])
+    np.testing.assert_array_equal(rows["observation.environment_state"], states[:, 1:])
+    for before, after in zip(made, back(path), strict=True):
+        assert_same(after, before)
+
+
+@pytest.mark.parametrize("name", ["s0", "cube"])
+def test_objects_that_begin_nowhere_or_leave_nothing_to_the_robot_are_refused(name, tmp_path):
+    # mutation: take whatever name there is
+    with pytest.raises(ConversionError, match=f"one of s1, s2; got '{name}'"):
+        export(tmp_path, episodes(()), objects_from=name)
+
+
 def test_video_comes_back_within_a_stated_error_and_as_lerobot_decodes_it(filmed, lerobot_dataset):
     # mutation: shift the frames by one / swap two channels
     dataset = lerobot_dataset("local/set", root=filmed[0], video_backend="pyav")

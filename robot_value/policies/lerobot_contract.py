@@ -21,6 +21,7 @@ from ..untrusted import read_json
 
 FILE, FORMAT_VERSION = "robot_value.json", 1
 STATE, IMAGES, BLANK = "observation.state", "observation.images.", "observation.images.empty_camera_"
+OBJECTS = "observation.environment_state"  # the end of our state, as `data export --target.objects_from` splits it
 
 
 @dataclass(frozen=True)
@@ -97,17 +98,18 @@ def matched(
     for key, shape in features.items():
         if key.startswith(BLANK) and key not in asked:
             continue  # the model fills these itself
-        names = tuple(asked[key]) if key in asked else _by_name(key, spec)
+        names = tuple(asked[key]) if key in asked else _by_name(key, spec, features)
         fills = _camera if is_picture(key) else _numbers
         fills(key, shape, names, spec, blanks)
         found[key] = names
     return found
 
 
-def _by_name(key: str, spec: Spec) -> tuple[str, ...]:
+def _by_name(key: str, spec: Spec, features: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     if is_picture(key):
         return (key.removeprefix(IMAGES),)
-    return spec.state_names if key == STATE else ()
+    robots = features.get(STATE, (0,))[0] if OBJECTS in features else spec.state_dim  # numbers that are not objects'
+    return {STATE: spec.state_names[:robots], OBJECTS: spec.state_names[robots:]}.get(key, ())
 
 
 def _camera(key: str, shape: tuple[int, ...], names: tuple[str, ...], spec: Spec, blanks: bool) -> None:
