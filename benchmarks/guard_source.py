@@ -93,4 +93,4 @@ def wait_for(node: rclpy.node.Node, true: object) -> None:
 def turn(said: np.ndarray) -> None:
     said[READY] = 1
     while not said[TURN]:
-        time.sleep(0.002)
+        time.sleep(0.05)  # a score of them wait: none may cost the machine anything
