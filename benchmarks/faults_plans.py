@@ -158,10 +158,13 @@ def takeover(rig: Rig, rng: np.random.Generator) -> float:
     owned = rig.first(wire.HUMAN, since).ns
     time.sleep(0.3 + float(rng.uniform(0, 0.1)))
     given_back = ns()
-    others = {c.source for c in list(rig.commands) if owned <= c.ns < given_back}
-    if others != {wire.HUMAN}:
+    others = [c for c in list(rig.commands) if owned <= c.ns < given_back and c.source != wire.HUMAN]
+    if others:
         rig.calm(since)
-    expect(others == {wire.HUMAN}, f"while the human owned the arm: {others}")
+    told = [f"{c.source} at {(c.ns - owned) * 1e-6:.0f} ms" for c in others]
+    expect(
+        not others, f"while the human owned the arm: {told}, states' gap {rig.states.longest_gap(owned) * 1e-6:.0f} ms"
+    )
     rig.human.stop()
     rig.scripted.stop()
     rig.intervention.publish(Bool(data=False))

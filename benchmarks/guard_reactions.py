@@ -137,8 +137,8 @@ class Bench:
             at = time.monotonic_ns()
             stopped = any(a.source == wire.STOP and a.start > at - 200_000_000 for a in self.abouts[-50:])
             process.kill()
-            process.join()
             stop = self._first_stop(int(said[SAID]))
+            process.join()  # now and then seconds, where all cores are taken
             self.renew(role)
             if stopped or stop < at:  # it stopped for another reason: this says nothing of the kill
                 self.stops_before += 1
@@ -193,7 +193,8 @@ class Bench:
 
     def _first_stop(self, since: int) -> int:
         def stops() -> list[int]:
-            return [a.start for a in self.abouts[-200:] if a.source == wire.STOP and a.start > since]
+            later = itertools.takewhile(lambda about: about.start > since, reversed(self.abouts))
+            return [about.start for about in later if about.source == wire.STOP][::-1]
 
         until(stops, 10, "a stop")
         return stops()[0]

@@ -40,12 +40,13 @@ def _faults(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows = found["faults"]
     survived = sum(row["passes"] == row["trials"] for row in rows)
     controls = sum(row["control_fails"] is True for row in rows)
+    tried = sum(row["control_fails"] is not None for row in rows)
     least, trials = min(row["trials"] for row in rows), sum(row["trials"] for row in rows)
     failed = sum(row["trials"] - row["passes"] for row in rows)
     return [
         ("faults survived", "all, at least 20 trials each", f"{survived} of {len(rows)} cases in every trial"),
         ("", "", f"{failed} of {trials} trials failed, at least {least} a case"),
-        ("controls that fail, as they must", "all", f"{controls} of {len(rows)}"),
+        ("controls that fail, as they must", "all", f"{controls} of {tried} tried, {len(rows)} cases"),
     ]
 
 

@@ -46,7 +46,7 @@ class Guard:
         self.enabled = False  # whether motion is wanted
         self.motion: Motion | None = None  # last published
         self.state, self.reason = HOLD, NO_STATE
-        self.clamps = 0  # commands that were not allowed as they were
+        self.clamps = 0  # commands that were far from what was asked for, because that was not allowed
         self._inside = inside
         self._placed = limits.rated & ~limits.twist  # dims whose command says where to be
         self._reanchors = reanchors
@@ -204,28 +204,38 @@ class Guard:
 
     def _run(self) -> None:
         self.state, self.reason = RUN, ""
+        self._blend()
+
+    def _blend(self) -> None:
+        """From now on there is time to catch up with the plan."""
         self._arrived, self._blend_left = 0, round(self.limits.max_blend / self.dt)
 
     def _follow(self, target: np.ndarray, periods: int) -> Tick:
+        if periods > 1:  # lagging behind is not the plan's fault then
+            self._blend()
         reference = self._wanted or self.motion
         self._wanted = reference.to(target, self.dt * periods)
         step = self.brakes.follow(self.motion, self._wanted)
         missed = np.where(self.limits.rated, np.abs(step.position - target), 0.0)
         why = f"joint {missed.argmax()} is limited" if missed.max() > ROUNDING else ""
+        behind = bool((missed > self.limits.velocity * self.dt).any())  # by more than a period at full speed
         if self._inside and not self._inside(self._until_rest(step)):
-            step, why = self.brakes.brake(self.motion), "the tool is at the limits of its workspace"
-        self._count(why)
+            step, why, behind = self.brakes.brake(self.motion), "the tool is at the limits of its workspace", True
+        self._count(why, behind)
         return self._publish(step, not why)
 
     def _until_rest(self, step: Motion) -> np.ndarray:
         """float64[n, A], the step and the stop after it."""
         return np.stack([step.position, *(after.position for after in self.brakes.path(step))])
 
-    def _count(self, why: str) -> None:
-        """`why` the command is not the one that was asked for, "" where it is."""
+    def _count(self, why: str, behind: bool) -> None:
+        """`why` the command is not the one that was asked for, "" where it is; `behind`: too far from it to pass.
+
+        Candidates differ a little from one decision to the next, and limits round such seams off: no plan's fault.
+        """
         self._arrived = 0 if why else self._arrived + 1
         self._blend_left = 0 if self._arrived >= 2 else max(0, self._blend_left - 1)
-        clamped = bool(why) and not self._blend_left
+        clamped = bool(why) and behind and not self._blend_left
         self.clamps += clamped
         self._recent.append(clamped)
         self.reason = why if clamped or not why else "catching up with the plan"

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .evaluate import Arm, executed_steps
+from .loop import pictures
 from .oracle import Tried, summarise
 from .protocols import ChunkPolicy, Critic, Robot, Snapshot
 from .steering.followers.plain import Config as PlainFollower
@@ -123,21 +124,22 @@ def measure(
         "base": Steerer(policy, n=1, execute=execute, seed=seed, device=device),
         "steered": arm.steerer(policy, critics, execute, seed, device),
     }
-    episodes = _visit(robot, steerers["steered"], [int(s) for s in seeds[: config.n_episodes]], config.points)
-    tried: dict[str, list[Tried]] = {name: [] for name in steerers}
-    alone: list[np.ndarray] = []
-    done = 0
-    with tqdm(total=len(episodes), desc="headroom episodes", disable=not config.progress) as bar:
-        for block in _blocks(episodes, robot.batch_size, arm.n, config):
-            elapsed = time.monotonic() - started
-            if config.budget is not None and done and elapsed * (done + len(block)) / done > config.budget:
-                break
-            for points, own in _try(robot, steerers, block, arm.n, config.rollouts):
-                alone.append(own)
-                for name in steerers:
-                    tried[name] += points[name]
-            done += len(block)
-            bar.update(len(block))
+    with pictures(robot, every=False):
+        episodes = _visit(robot, steerers["steered"], [int(s) for s in seeds[: config.n_episodes]], config.points)
+        tried: dict[str, list[Tried]] = {name: [] for name in steerers}
+        alone: list[np.ndarray] = []
+        done = 0
+        with tqdm(total=len(episodes), desc="headroom episodes", disable=not config.progress) as bar:
+            for block in _blocks(episodes, robot.batch_size, arm.n, config):
+                elapsed = time.monotonic() - started
+                if config.budget is not None and done and elapsed * (done + len(block)) / done > config.budget:
+                    break
+                for points, own in _try(robot, steerers, block, arm.n, config.rollouts):
+                    alone.append(own)
+                    for name in steerers:
+                        tried[name] += points[name]
+                done += len(block)
+                bar.update(len(block))
     return Trials(tried, alone, tuple(e.seed for e in episodes[:done]), time.monotonic() - started)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,11 +53,32 @@ def run_episodes(
     if len(tasks) != len(seeds):
         raise ValueError(f"tasks: expected one per seed ({len(seeds)}), got {len(tasks)}")
     summaries: list[EpisodeSummary] = []
-    with tqdm(total=len(seeds), desc="episodes", unit="ep", disable=not progress) as bar:
+    every = any(map(_reads, watchers))
+    with pictures(robot, every), tqdm(total=len(seeds), desc="episodes", unit="ep", disable=not progress) as bar:
         for start in range(0, len(seeds), robot.batch_size):
             part = slice(start, start + robot.batch_size)
             summaries += _run_wave(robot, steerer, follower, watchers, tasks[part], [int(s) for s in seeds[part]], bar)
     return summaries
+
+
+@contextmanager
+def pictures(robot: Robot, every: bool) -> Iterator[None]:
+    """Of every control step, or of those that a decision sees: rendering is dear.
+
+    For robots that can leave pictures out: simulated ones, by an attribute `every_picture`.
+    """
+    before = getattr(robot, "every_picture", None)
+    if before is not None:
+        robot.every_picture = every
+    try:
+        yield
+    finally:
+        if before is not None:
+            robot.every_picture = before
+
+
+def _reads(watcher: Watcher) -> bool:
+    return getattr(watcher, "wants_episodes", True)
 
 
 def _run_wave(
@@ -96,7 +118,7 @@ class _Wave:
         self.steps, self.reward = np.zeros(batch, np.int64), np.zeros(batch)
         self.success, self.unstable = np.zeros(batch, bool), np.zeros(batch, bool)
         self.reasons: list[Counter[str]] = [Counter() for _ in range(batch)]
-        self.readers = [watcher for watcher in watchers if getattr(watcher, "wants_episodes", True)]
+        self.readers = list(filter(_reads, watchers))
         rows = range(len(seeds)) if self.readers else ()
         self.builders = {row: EpisodeBuilder(robot.spec, row, observation) for row in rows}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,26 @@ class NotFinite(MessageError):
 
 def extract(entry: Numbers | Pictures, message: Any, elapsed: float = 0.0) -> np.ndarray:
     """float32[dims] in the mapping's units, or uint8[h, w, 3]; `elapsed` s after the message was received."""
-    try:
+    with _named(entry):
         return _image(entry, message) if isinstance(entry, Pictures) else _numbers(entry, message, elapsed)
+
+
+def check(entry: Numbers | Pictures, message: Any) -> None:
+    """Raise MessageError where it cannot be used; of a compressed picture only what can be said before decoding it."""
+    with _named(entry):
+        if not isinstance(entry, Pictures):
+            _numbers(entry, message, 0.0)
+        elif entry.type == IMAGE:
+            _check_raw(entry, message)
+        else:
+            _opened(entry, message).close()
+
+
+@contextmanager
+def _named(entry: Numbers | Pictures) -> Iterator[None]:
+    """Errors say which topic it was."""
+    try:
+        yield
     except MessageError as error:
         raise type(error)(f"{entry.topic}: {error}") from error.__cause__
     except AttributeError as error:
@@ -98,7 +118,14 @@ def _image(entry: Pictures, message: Any) -> np.ndarray:
 
 
 def _raw(entry: Pictures, message: Any) -> np.ndarray:
-    camera, (channels, order) = entry.camera, CHANNELS[entry.encoding]
+    data, camera, (channels, order) = _check_raw(entry, message), entry.camera, CHANNELS[entry.encoding]
+    pixels = data.reshape(camera.height, message.step)[:, : camera.width * channels]
+    return pixels.reshape(camera.height, camera.width, channels)[..., order]
+
+
+def _check_raw(entry: Pictures, message: Any) -> np.ndarray:
+    """uint8[bytes] of a picture as it should be."""
+    camera, (channels, _) = entry.camera, CHANNELS[entry.encoding]
     if message.encoding != entry.encoding:
         raise MessageError(f"expected encoding {entry.encoding}, got {message.encoding!r}")
     _same_size(entry, message.height, message.width)
@@ -108,19 +135,30 @@ def _raw(entry: Pictures, message: Any) -> np.ndarray:
             f"expected {camera.height} rows of at least {camera.width * channels} bytes, "
             f"got {len(data)} bytes in rows of {message.step}"
         )
-    pixels = data.reshape(camera.height, message.step)[:, : camera.width * channels]
-    return pixels.reshape(camera.height, camera.width, channels)[..., order]
+    return data
 
 
 def _compressed(entry: Pictures, message: Any) -> np.ndarray:
+    with _opened(entry, message) as image, _decoding(entry, message):
+        return np.array(image.convert("RGB"))
+
+
+def _opened(entry: Pictures, message: Any) -> Any:
+    """The picture, nothing of it decoded yet."""
     from PIL import Image
 
+    with _decoding(entry, message):
+        image = Image.open(io.BytesIO(bytes(message.data)), formats=(entry.encoding.upper(),))
+        _same_size(entry, image.height, image.width)
+        if image.mode not in ("RGB", "RGBA", "L"):
+            raise MessageError(f"expected 8-bit colour or grey, got mode {image.mode}")
+        return image
+
+
+@contextmanager
+def _decoding(entry: Pictures, message: Any) -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(bytes(message.data)), formats=(entry.encoding.upper(),)) as image:
-            _same_size(entry, image.height, image.width)  # before anything is decoded
-            if image.mode not in ("RGB", "RGBA", "L"):
-                raise MessageError(f"expected 8-bit colour or grey, got mode {image.mode}")
-            return np.array(image.convert("RGB"))
+        yield
     except MessageError:
         raise
     except Exception as error:  # decoders of untrusted bytes fail in many ways

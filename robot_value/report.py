@@ -55,7 +55,7 @@ def render(results: Mapping[str, Any], extras: Extras) -> str:
     body = [
         f"<h1>{escape(extras.title)}</h1>",
         html.paragraph(text.headline(results), "headline"),
-        *(html.paragraph(line) for line in (text.against_average(results), *extras.notes) if line),
+        *map(html.paragraph, [*text.against_controls(results), *extras.notes]),
         html.paragraph(text.setting(results), "soft"),
         _warnings(results),
         html.section("Every arm on the same seeds", _table(results)),

@@ -27,6 +27,11 @@ CONTROLS = {
     "success_only_critic": "as {selector}, with a critic that never saw a failure",
 }
 
+ADDITIONS = {  # control -> how it chooses, what of ours it lacks
+    "mean": ("Averaging the candidates without any critic", "the critic"),
+    "shuffled_critic": ("Choosing by a critic trained on shuffled rewards", "what the critic learned"),
+}
+
 
 def describe(name: str, arm: Mapping[str, Any]) -> str:
     """What the arm does, in one phrase."""
@@ -56,20 +61,22 @@ def headline(results: Mapping[str, Any]) -> str:
     return f"No reliable difference: {name[0].lower()}{name[1:]} moves success {levels} ({span})."
 
 
-def against_average(results: Mapping[str, Any]) -> str | None:
-    """What the critic adds over averaging, which needs no critic; None where that was not measured."""
-    recipe = results["difference"]["arm"]
-    found = next((d for d in results.get("differences", ()) if (d["arm"], d["against"]) == (recipe, "mean")), None)
-    if found is None:
-        return None
-    low, high = found["ci95"]
-    span = f"{points(found['mean'])} points, {interval(low, high)}"
-    average = f"Averaging the candidates without any critic reaches {percent(results['arms']['mean']['success'])}"
-    if low > 0:
-        return f"{average}; the critic adds to that ({span})."
-    if high < 0:
-        return f"{average}, more than with the critic ({span})."
-    return f"{average}; that the critic adds anything to it is not shown ({span})."
+def against_controls(results: Mapping[str, Any]) -> list[str]:
+    """What the critic adds over averaging, which needs none, and over a critic that learned nothing, where measured."""
+    recipe, found = results["difference"]["arm"], []
+    for control, (way, adds) in ADDITIONS.items():
+        pairs = (d for d in results.get("differences", ()) if (d["arm"], d["against"]) == (recipe, control))
+        for difference in pairs:
+            low, high = difference["ci95"]
+            span = f"{points(difference['mean'])} points, {interval(low, high)}"
+            reached = f"{way} reaches {percent(results['arms'][control]['success'])}"
+            if low > 0:
+                found.append(f"{reached}; {adds} adds to that ({span}).")
+            elif high < 0:
+                found.append(f"{reached}, more than with {adds} ({span}).")
+            else:
+                found.append(f"{reached}; that {adds} adds anything to it is not shown ({span}).")
+    return found
 
 
 def setting(results: Mapping[str, Any]) -> str:

@@ -249,7 +249,8 @@ class Outcome:
 
     observation: Observation  # the next decision's observation
     states: np.ndarray  # float32[B, k, S], after each executed step
-    images: dict[str, np.ndarray]  # camera name -> uint8[B, k, h, w, 3], after each executed step
+    # camera name -> uint8[B, k, h, w, 3], after each executed step; empty where nobody asked for them (loop.pictures)
+    images: dict[str, np.ndarray]
     executed: np.ndarray  # float32[B, k, A], what the robot really did
     commanded: np.ndarray  # float32[B, k, A], what it was told
     executed_valid: np.ndarray  # bool[B, k]

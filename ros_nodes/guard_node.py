@@ -7,6 +7,7 @@ in guard.py, plans.py and braking.py. In lock-step there is no clock: a command 
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -35,6 +36,7 @@ from .managed import COMMAND, LATCHED, RECORD, SENSOR, ManagedNode, run
 from .outputs import Outputs
 from .parameters import number
 from .raw import message_type
+from .scheduling import real_time
 from .transport import udp_only
 from .watching import Commanders, Intervals
 
@@ -50,6 +52,8 @@ class Config:
     rate: float = number(50.0, 5.0, 125.0)  # Hz, commands per second; in lock-step the topic YAML's rate.
     enabled: bool = False  # Whether motion is wanted from activation on; else by the service ~/enable.
     real: bool = True  # A real arm: use_sim_time is refused.
+    # Real-time priority (SCHED_FIFO) of its threads, below ros2_control's 50; 0, or no right to it: as started.
+    priority: int = number(40, 0, 98)
     lockstep: bool = False  # Answer state k with command k, without a clock: simulated arms and tests only.
     velocity: tuple[float, ...] = number((1.0,), 1e-3, 1e5)  # rad/s or m/s, one for all of arm or twist or one each.
     acceleration: tuple[float, ...] = number((5.0,), 1e-3, 1e7)  # rad/s^2 or m/s^2, one for all or one each.
@@ -61,7 +65,8 @@ class Config:
     tolerance: float = number(0.1, 1e-4, 10.0)  # rad or m, command to measured state when motion begins.
     tracking: float = number(0.5, 1e-3, 10.0)  # rad or m, command to measured state while moving; more stops the arm
     max_blend: float = number(0.5, 1e-2, 10.0)  # s to catch up with a plan before lagging counts as clamping.
-    max_clamps_per_second: int = number(25, 0, 1000)  # Limited commands within 1 s; more stop the arm and latch.
+    # Commands within 1 s that are more than a period at full speed off the plan; more of them stop the arm and latch.
+    max_clamps_per_second: int = number(25, 0, 1000)
     absurd_speed: float = number(3.0, 1.0, 1e6)  # Times the velocity limit: faster plans are refused whole.
     reanchor: bool = False  # Simulated arms: a jump of the state in HOLD is a scene reset, hold where the arm is.
     estop_topic: str = ""  # std_msgs/Bool, true stops and latches; empty: none.
@@ -100,6 +105,7 @@ class GuardNode:
         ages = (config.max_plan_age, config.max_observed_age, config.max_horizon)
         self._plans = Plans(Rules(self._schema, *ages), limits)
         self._measured = Measured(topics, limits)
+        self._scheduling = "as it was started" if config.lockstep else real_time(config.priority)
         self._intervals = Intervals(self._period)
         self._create()
         self._clear()
@@ -147,8 +153,10 @@ class GuardNode:
             state, reason = guard.state, guard.reason
         level = ERROR if state == FAULT else OK if state == RUN or not self._config.enabled else WARN
         name, odd = self._node.get_name(), self._measured.odd_stamps
+        refused = self._config.real and self._scheduling.startswith("no ")
+        turns = Finding(f"{name}: scheduling", WARN if refused else OK, self._scheduling)
         stamps = Finding(f"{name}: stamps", WARN if odd else OK, odd or "of this computer's clock")
-        return [Finding(f"{name}: guard", level, f"{state}: {reason}" if reason else state, values), stamps]
+        return [Finding(f"{name}: guard", level, f"{state}: {reason}" if reason else state, values), stamps, turns]
 
     # -- building ------------------------------------------------------------------------------------------------------
 
@@ -208,7 +216,7 @@ class GuardNode:
         ):
             service = node.serve(kind, name, lambda request, answer=answer: self._when_active(answer, request))
             self._entities.append((node.destroy_service, service))
-        for period, callback in ((1.0, self._watch), (0.05, self._states.say)):
+        for period, callback in ((0.2, self._watch), (1.0, self._states.tell), (0.05, self._states.say)):
             self._entities.append((node.destroy_timer, node.every(period, callback)))
 
     def _listen(self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> None:
@@ -287,7 +295,7 @@ class GuardNode:
         return "expected a released emergency stop, got a pressed one" if self._estop else self._guard.reset()
 
     def _watch(self) -> None:
-        """Once a second: are we alone, and is the emergency stop's sender alive?"""
+        """Five times a second: are we alone, and is the emergency stop's sender alive?"""
         silence, allowed = time.monotonic() - self._estop_heard, self._config.estop_heartbeat
         with self._lock:
             if others := self._commanders.others():
@@ -296,20 +304,28 @@ class GuardNode:
                     self._guard.reason = f"{ALONE} {self._node.get_fully_qualified_name()}, got {', '.join(others)} too"
             if self._config.estop_topic and allowed and silence > allowed and self._node.active:
                 self._emergency(f"{self._config.estop_topic}: expected a message every {allowed} s, got none")
-        self._states.tell()
 
     # -- what is published ---------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
-            wait = (self._due - time.monotonic_ns()) / SECOND
+            wait = (min(self._due, self._stale_at()) - time.monotonic_ns()) / SECOND
             if wait > 0:
                 time.sleep(wait)
             with self._lock:
                 if self._ending and (self._at_rest() or self._due > self._last):
                     return
-                if time.monotonic_ns() >= self._due:
+                if time.monotonic_ns() >= min(self._due, self._stale_at()):
                     self._safely_tick()
+
+    def _stale_at(self) -> float:
+        """ns of the steady clock at which a moving arm's measured state is too old: braking does not wait for the tick.
+
+        Infinite where the command of the coming period has been sent already.
+        """
+        if self._guard.state != RUN or self._due - time.monotonic_ns() > self._ns:
+            return math.inf
+        return self._measured.valid_until(self._guard.limits.max_age)
 
     def _at_rest(self) -> bool:
         guard = self._guard

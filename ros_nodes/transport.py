@@ -1,8 +1,7 @@
 """UDP alone for a process whose commands must not wait for another one.
 
 In Fast DDS' shared memory a peer that is killed while it holds a port's lock makes who writes to it wait for up to a
-second (Fast-DDS issues 5469, 6535). Of 600 SIGKILLs of the arm's driver and the policy, 3 were followed by a stop that
-began 0.9 to 1.0 s late on a machine that ran; with UDP alone none of the first 350 was.
+second (Fast-DDS issues 5469, 6535).
 """
 
 from __future__ import annotations

@@ -79,12 +79,12 @@ class FirstOrderArm:
         self.position, self._step = np.append(start, -1.0), 0  # float64[8], rad and 1
         return self._look()
 
-    def step(self, action: np.ndarray) -> Frame:
+    def step(self, action: np.ndarray, pictures: bool = True) -> Frame:
         target = np.clip(np.asarray(action, np.float64), self.spec.low, self.spec.high)
         self.position = self.position + np.clip(self._share * (target - self.position), -self._most, self._most)
         self._step += 1
         reached = bool((np.abs(self.position[:7] - GOAL) <= NEAR).all())
-        return self._look(float(reached), reached)
+        return self._look(float(reached), reached, pictures)
 
     def expert(self, seed: int) -> FirstOrderExpert:
         return self._expert
@@ -103,8 +103,9 @@ class FirstOrderArm:
         """The present state, seen anew."""
         return self._look()
 
-    def _look(self, reward: float = 0.0, reached: bool = False) -> Frame:
-        images = {name: counted(self._step, self._config.camera_size) for name in self._config.cameras}
+    def _look(self, reward: float = 0.0, reached: bool = False, pictures: bool = True) -> Frame:
+        cameras = self._config.cameras if pictures else ()
+        images = {name: counted(self._step, self._config.camera_size) for name in cameras}
         time = self._step / self._config.control_freq
         return Frame(self.position.astype(np.float32), images, reward, reached, reached, False, time)
 

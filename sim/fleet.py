@@ -38,7 +38,12 @@ class Fleet:
     With `driver="expert"` the simulator's scripted expert acts at every control step and the decisions' chunks are
     ignored (their `execute` is not); what was drawn for its episode is in `latents[row]`. With `driver="shared"` it
     does so in the rows that `hand_over` names, as the human who takes over; the others follow their decisions.
+
+    With `every_picture = False` cameras are rendered only for what a decision or a follower sees: `Outcome.images` is
+    empty, and the pictures of a row that is done may be older than its state.
     """
+
+    every_picture = True
 
     def __init__(
         self,
@@ -174,7 +179,9 @@ class Fleet:
                 raise ValueError(
                     f"robot {row}: expected {self.spec.action_dim} finite numbers per action, got {actions}"
                 )
-        for row, played in self._call({row: ("play", row, k, a) for row, (k, a) in blocks.items()}).items():
+        pictures = None if self.every_picture else self.spec.n_obs_steps
+        calls = {row: ("play", row, k, a, pictures) for row, (k, a) in blocks.items()}
+        for row, played in self._call(calls).items():
             parts[row].append(played)
             self._ledger.add(row, played)
 
@@ -208,7 +215,8 @@ class Fleet:
         executed, commanded = (np.zeros((batch, k, self.spec.action_dim), np.float32) for _ in range(2))
         rewards = np.zeros((batch, k), np.float32)
         states = np.repeat(ledger.state[:, -1:], k, 1)
-        images = {name: np.repeat(image[:, -1:], k, 1) for name, image in ledger.images.items()}
+        pictured = ledger.images if self.every_picture else {}
+        images = {name: np.repeat(image[:, -1:], k, 1) for name, image in pictured.items()}
         for row, part in enumerate(parts):
             begin = 0
             for played in part:
@@ -216,8 +224,8 @@ class Fleet:
                 valid[row, span], rewards[row, span] = True, played.rewards
                 executed[row, span], commanded[row, span] = played.actions, played.commanded
                 states[row, span] = played.states
-                for name, image in played.images.items():
-                    images[name][row, span] = image
+                for name, image in images.items():
+                    image[row, span] = played.images[name]
         return Outcome(
             observation=ledger.observation(),
             states=states,

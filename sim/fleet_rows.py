@@ -32,7 +32,7 @@ class Played:
     actions: np.ndarray  # float32[j, A], executed: within the limits
     commanded: np.ndarray  # float32[j, A]
     states: np.ndarray  # float32[j, S], after each step
-    images: dict[str, np.ndarray]  # camera name -> uint8[j, h, w, 3]
+    images: dict[str, np.ndarray]  # camera name -> uint8[., h, w, 3], of the steps that were pictured
     rewards: np.ndarray  # float32[j]
     times: np.ndarray  # float64[j], s
     terminated: bool
@@ -64,13 +64,17 @@ class Rows:
         self._started[row], self._live = (task, seed), row
         return frame, dict(self._expert.latents) if self._expert else {}
 
-    def play(self, row: int, steps: int, actions: np.ndarray | None) -> Played:
-        """`actions` float32[steps, A], or None where the expert drives."""
+    def play(self, row: int, steps: int, actions: np.ndarray | None, pictures: int | None = None) -> Played:
+        """`actions` float32[steps, A], or None where the expert drives. `pictures`: of the last steps; None: of all.
+
+        An episode that ends earlier has fewer.
+        """
         self._wake(row)
         commanded, frames = [], []
         for step in range(steps):
             commanded.append(self._expert.action() if actions is None else actions[step])
-            frames.append(self._simulator.step(np.clip(commanded[-1], self._low, self._high)))
+            pictured = pictures is None or step >= steps - pictures
+            frames.append(self._simulator.step(np.clip(commanded[-1], self._low, self._high), pictured))
             if frames[-1].terminated or frames[-1].unstable:
                 break
         return self._played(np.array(commanded, np.float32).reshape(-1, len(self._low)), frames)
@@ -114,12 +118,12 @@ class Rows:
         self._live = row
 
     def _played(self, commanded: np.ndarray, frames: list[Frame]) -> Played:
-        last = frames[-1]
+        last, pictured = frames[-1], [frame.images for frame in frames if frame.images]
         return Played(
             actions=np.clip(commanded, self._low, self._high),
             commanded=commanded,
             states=np.array([frame.state for frame in frames], np.float32),
-            images={name: np.stack([frame.images[name] for frame in frames]) for name in last.images},
+            images={name: np.stack([images[name] for images in pictured]) for name in (pictured or [{}])[0]},
             rewards=np.array([frame.reward for frame in frames], np.float32),
             times=np.array([frame.time for frame in frames], np.float64),
             terminated=last.terminated and not last.unstable,

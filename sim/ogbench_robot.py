@@ -111,10 +111,10 @@ class OgbenchSimulator:
         self._frame = self._look(unstable=False)
         return self._frame
 
-    def step(self, action: np.ndarray) -> Frame:
+    def step(self, action: np.ndarray, pictures: bool = True) -> Frame:
         """`action` float32[5] in spec units; what exceeds the limits is clipped to them."""
         unstable = og.step(self._env, np.clip(action / og.SCALE, -1.0, 1.0))
-        self._frame = self._look(unstable)
+        self._frame = self._look(unstable, pictures)
         return self._frame
 
     def save_state(self) -> dict[str, Any]:
@@ -145,10 +145,10 @@ class OgbenchSimulator:
     def _slots(self) -> np.ndarray:
         return slots(self._env.task_infos, self._task, self.config.slots)
 
-    def _look(self, unstable: bool) -> Frame:
+    def _look(self, unstable: bool, pictures: bool = True) -> Frame:
         done = og.successes(self._env)
         solved = bool(done.all())
-        images = {og.CAMERA: self._picture()} if self.config.image_size else {}
+        images = {og.CAMERA: self._picture()} if self.config.image_size and pictures else {}
         reward = {"objects": float(done.sum() - len(done)), "step": float(solved) - 1.0, "success": float(solved)}
         return Frame(
             state=og.read(self._env),

@@ -55,11 +55,12 @@ class RobosuiteSimulator:
         mujoco.mj_step1(self._model, self._data)
         return self._look()
 
-    def step(self, action: np.ndarray) -> Frame:
+    def step(self, action: np.ndarray, pictures: bool = True) -> Frame:
         before = self._data.time
         self._drive(np.asarray(action, np.float64))
         success = bool(self.env._check_success())
-        return self._look(float(success), success, unstable=self._warned() or self._data.time <= before)
+        unstable = self._warned() or self._data.time <= before
+        return self._look(float(success), success, unstable, pictures)
 
     def save_state(self) -> Mapping[str, Any]:
         expert = self._expert.save() if self._expert else None
@@ -89,8 +90,8 @@ class RobosuiteSimulator:
             self._render.close()
         self.env.close()
 
-    def _look(self, reward: float = 0.0, success: bool = False, unstable: bool = False) -> Frame:
-        images = {name: self._render(name) for name in self._config.cameras} if self._render else {}
+    def _look(self, reward: float = 0.0, success: bool = False, unstable: bool = False, pictures: bool = True) -> Frame:
+        images = {name: self._render(name) for name in self._config.cameras} if self._render and pictures else {}
         self._frame = Frame(self._read(), images, reward, success, success, unstable, float(self._data.time))
         return self._frame
 

@@ -46,7 +46,9 @@ class Simulator(Protocol):
         """The same (task, seed) gives the same episode start, bit for bit, in any process and order."""
         ...
 
-    def step(self, action: np.ndarray) -> Frame: ...
+    def step(self, action: np.ndarray, pictures: bool = True) -> Frame:
+        """Without `pictures` the frame's images are empty; everything else is the same to the bit."""
+        ...
 
     def save_state(self) -> Mapping[str, Any]:
         """Picklable plain values and arrays (they cross a process pipe of our own, never a file)."""

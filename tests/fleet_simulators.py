@@ -52,7 +52,7 @@ class Walk:
     def __init__(self, config: Config) -> None:
         self.config, self.max_steps = config, config.max_steps
         self.provenance = {"pid": os.getpid(), "torch": "torch" in sys.modules}
-        self.switches = 0
+        self.switches = self.drawn = 0
         self._driver = None
 
     def reset(self, task: str, seed: int) -> Frame:
@@ -62,7 +62,7 @@ class Walk:
         self._x, self._step = self._rng.uniform(-0.5, 0.5, 2), 0
         return self._frame()
 
-    def step(self, action: np.ndarray) -> Frame:
+    def step(self, action: np.ndarray, pictures: bool = True) -> Frame:
         config = self.config
         self._step += 1
         if self._step == config.raise_at:
@@ -74,7 +74,8 @@ class Walk:
         push = 0.2 * np.asarray(action, float) + 0.01 * self._rng.standard_normal(2)
         self._x = np.clip(1 - 1.9 * self._x**2 + push, -2, 2) * 0.6
         success = bool(abs(self._x[0]) > config.goal)
-        return self._frame(float(success), success and not config.linger, success, self._step == config.unstable_at)
+        unstable = self._step == config.unstable_at
+        return self._frame(float(success), success and not config.linger, success, unstable, pictures)
 
     def save_state(self):
         driver = self._driver.save() if self._driver else None
@@ -95,10 +96,11 @@ class Walk:
     def close(self) -> None:
         pass
 
-    def _frame(self, reward=0.0, terminated=False, success=False, unstable=False) -> Frame:
+    def _frame(self, reward=0.0, terminated=False, success=False, unstable=False, pictures=True) -> Frame:
         state = np.array([*self._x, self._step], np.float32)
-        image = np.full((2, 3, 3), self._step, np.uint8)
-        return Frame(state, {"top": image}, reward, terminated, success, unstable, 0.1 * self._step)
+        images = {"top": np.full((2, 3, 3), self._step, np.uint8)} if pictures else {}
+        self.drawn += pictures
+        return Frame(state, images, reward, terminated, success, unstable, 0.1 * self._step)
 
 
 class Driver:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock, patch
 
 import numpy as np
@@ -11,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import bare_sleepers
 import guard_properties
+import guard_reactions
 
-from robot_value import braking
+from robot_value import braking, wire
 from robot_value.safety import Limits
 
 
@@ -57,3 +59,11 @@ def test_spans_that_touch_a_late_waking_of_any_core_are_those_at_which_the_machi
     spans = np.array([[0, 30], [30, 50], [95, 120], [100, 130]]) * 1_000_000
     assert sleepers.stood_still(spans).tolist() == [False, True, True, False]
     assert sleepers.intervals(0, 150_000_000).max() == pytest.approx(0.06)
+
+
+def test_a_stop_is_the_first_after_the_last_word_of_the_victim_however_late_one_looks():
+    # mutation: look at the last 200 commands only, as it once was: 4 s after the stop it would be 4 s late
+    bench = object.__new__(guard_reactions.Bench)
+    sources = [wire.STOP] * 5 + [wire.POLICY] * 50 + [wire.STOP] * 1000
+    bench.abouts = [SimpleNamespace(start=20 * i, source=source) for i, source in enumerate(sources)]
+    assert bench._first_stop(20 * 54) == 20 * 55 and bench._first_stop(0) == 20

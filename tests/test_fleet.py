@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -205,6 +205,36 @@ def test_padding_repeats_the_latest_state_and_counts_for_nothing():
     assert outcome.executed_valid.tolist() == [[True, False, False], [True, True, True]]
     assert not outcome.executed[0, 1:].any()
     assert set(outcome.source.ravel()) == {POLICY}
+
+
+# mutation: in Rows.play, picture the first steps instead of the last
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("n_obs_steps", [1, 3])
+def test_where_nobody_wants_every_picture_only_those_that_are_seen_are_drawn_and_nothing_else_changes(
+    n_obs_steps, workers
+):
+    whole, first = begun(n_obs_steps=n_obs_steps)
+    sparing, again = begun(n_obs_steps=n_obs_steps, workers=workers)
+    sparing.every_picture = False
+    with sparing:
+        everything, seen = outcomes(whole, first), outcomes(sparing, again)
+        drawn = [] if workers else [fleet._links[0]._rows._simulator.drawn for fleet in (sparing, whole)]
+    for ours, theirs in zip(seen, everything, strict=True):
+        going = ~theirs.done
+        pictures = [outcome.observation.images["top"][going] for outcome in (ours, theirs)]
+        np.testing.assert_array_equal(*pictures)
+        assert ours.images == {} and theirs.images["top"].any()
+        blank = {"images": {"top": None}}
+        assert_same(replace(ours, **blank, observation=first), replace(theirs, **blank, observation=first))
+    if not workers:
+        assert drawn[0] < 0.6 * drawn[1] if n_obs_steps == 1 else drawn[0] < drawn[1]
+
+
+def test_a_follower_that_looks_sees_every_picture_also_where_no_episode_is_wanted():
+    fleet, observation = begun(batch=1)
+    fleet.every_picture, watching = False, Watching()
+    fleet.execute(decision(observation, execute=4), watching)
+    assert [int(seen.images["top"][0, -1, 0, 0, 0]) for seen in watching.seen] == [0, 1, 2, 3]
 
 
 def test_a_robot_asked_for_no_step_stays_as_it_is():

@@ -1,6 +1,8 @@
 """The guard node over real topics: what it follows, how it stops, whom it obeys. The probe is everybody else."""
 
+import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -191,6 +193,21 @@ def test_no_peer_can_hold_it_by_a_lock_in_shared_memory(rig):
     assert "/dev/shm/fastdds" not in Path(f"/proc/{rig.guard.pid}/maps").read_text()
 
 
+# mutation: in scheduling.real_time the calling thread only
+def test_all_its_threads_have_real_time_priority_where_that_is_allowed(rig):
+    rig.ready()
+    diagnostics = rig.graph.listen(DiagnosticArray, "/diagnostics", 10)
+    attempt = "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(40))"
+    allowed = subprocess.run([sys.executable, "-c", attempt], stderr=subprocess.DEVNULL).returncode == 0
+    threads = [int(task.name) for task in Path(f"/proc/{rig.guard.pid}/task").iterdir()]
+    assert len(threads) > 3  # of Fast DDS, the clock's
+    wanted = {(os.SCHED_FIFO, 40)} if allowed else {(os.SCHED_OTHER, 0)}
+    assert {(os.sched_getscheduler(t), os.sched_getparam(t).sched_priority) for t in threads} == wanted
+    _, message = diagnostics.wait(lambda m: any(status.name == "guard: scheduling" for status in m.status))
+    (said,) = [status.message for status in message.status if status.name == "guard: scheduling"]
+    assert said.startswith("real-time priority 40" if allowed else "no right")
+
+
 # mutation: in GuardNode._tick evaluate the plan at `due` instead of one period later.
 def test_it_follows_a_plan_within_limits_then_stops_and_holds(rig):
     for _ in range(3):  # a shared machine may stall the guard, which then stops
@@ -224,6 +241,26 @@ def test_a_dead_state_source_stops_it_in_time_and_it_goes_on_by_itself(rig):
     assert took <= 0.1, f"{took} s"
     rig.alive = True
     rig.commanded(rig.wave(), wire.POLICY)
+
+
+# mutation: in GuardNode._stale_at return math.inf.
+def test_a_dead_state_source_stops_it_when_its_state_is_too_old_not_at_the_next_period(rig):
+    spacings = []
+    for i in range(8):
+        since = rig.ready()
+        rig.moving()
+        time.sleep(0.003 * i)
+        rig.alive, died = False, time.monotonic_ns()
+        rig.executed.wait(lambda m, died=died: wire.parse_header(m.header.frame_id).start > died + 10**8)
+        abouts, path = rig.path(since)
+        assert excess(path, abouts) <= 1 + 1e-6
+        before, after = zip(*[(a, b) for a, b in itertools.pairwise(abouts) if b.start > died], strict=True)
+        stops = [k for k, b in enumerate(after) if b.source == wire.STOP]
+        assert stops, "it goes on without a measured state"
+        if before[stops[0]].source == wire.POLICY:  # a shared machine may have stopped it before
+            spacings.append((after[stops[0]].start - before[stops[0]].start) * 1e-9)
+    rig.alive = True
+    assert min(spacings) < 0.7 * T, spacings
 
 
 # mutation: in GuardNode._emergency leave the stop to the next tick.

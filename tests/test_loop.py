@@ -127,6 +127,27 @@ def test_episodes_are_put_together_only_where_a_watcher_wants_them(monkeypatch):
     assert not built and notebook.decisions and not notebook.episodes
 
 
+# mutation: in run_episodes pass every=True
+def test_pictures_that_nobody_puts_into_an_episode_are_not_asked_for(monkeypatch):
+    asked = []
+
+    class Camera(PointMass):
+        every_picture = True
+
+        def execute(self, decision, follower):
+            asked.append(self.every_picture)
+            return super().execute(decision, follower)
+
+    robot, notebook = Camera(1), Notebook()
+    run_episodes(robot, base(), seeds=[0])
+    notebook.wants_episodes = False
+    run_episodes(robot, base(), watchers=(notebook,), seeds=[0])
+    assert set(asked) == {False} and robot.every_picture
+    asked.clear()
+    run_episodes(robot, base(), watchers=(notebook, Notebook()), seeds=[0])
+    assert set(asked) == {True} and robot.every_picture
+
+
 def test_a_robot_or_a_task_list_that_does_not_fit_is_refused_before_anything_moves():
     robot = PointMass(1)
     robot.spec = robot.spec.choose(dt=1.0)

@@ -228,6 +228,9 @@ def test_the_measured_state_is_in_the_order_of_the_action_dims_with_its_age_from
     assert measured.positions is None and measured.age(NOW) == np.inf
     assert measured.put("/joint_states", joint_state([0.5, -0.25]), NOW, jumps=False) is None
     assert measured.positions.tolist() == [-0.25, 0.5] and measured.age(NOW + SECOND // 4) == 0.25
+    for max_age in (0.01, 0.05, 0.07, 0.29, 1.1, 10.0):  # the first moment that is too old, to the nanosecond or two
+        until = measured.valid_until(max_age)
+        assert measured.age(until - 3) <= max_age < measured.age(until)
     assert measured.put("/joint_states", joint_state([7, -0.25, 0.5], "xba"), NOW, jumps=False) is None
     assert measured.positions.tolist() == [-0.25, 0.5]
 

@@ -199,9 +199,15 @@ def test_the_headline_admits_that_the_plain_policy_was_chosen(results):
         ((0.0, -0.1, 0.1), "is not shown"),
     ],
 )
-def test_the_critic_is_judged_against_averaging_without_one(results, interval, words):
-    assert words in text.against_average(results | {"differences": [difference(*interval, against="mean")]})
-    assert text.against_average(results | {"differences": []}) is None
+def test_the_critic_is_judged_against_averaging_without_one_and_against_one_that_learned_nothing(
+    results, interval, words
+):
+    for control, subject in {"mean": "the critic", "shuffled_critic": "what the critic learned"}.items():
+        arms = results["arms"] | {control: arm(0.3)}
+        differences = [difference(*interval, against=control)]
+        (found,) = text.against_controls(results | {"differences": differences, "arms": arms})
+        assert words.replace("the critic", subject) in found and "30.0" in found
+    assert text.against_controls(results | {"differences": []}) == []
 
 
 def test_warnings_name_what_speaks_against_the_result(results):

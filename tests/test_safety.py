@@ -160,9 +160,20 @@ def test_a_plan_beyond_the_limits_is_clamped_and_counted_and_too_much_of_it_latc
     assert guard.state == FAULT and "more than 25 clamped commands within 1 s: joint 0" in guard.reason
     few = enabled()
     for burst in range(4):  # a few wild ticks a second are bearable
-        driven(few, lambda i: away(0) + np.array([0.02 * (i in range(30, 33)), 0]), 60)
+        driven(few, lambda i: away(0) + np.array([0.05 * (i in range(30, 33)), 0]), 60)
         assert few.state == RUN, burst
     assert 0 < few.clamps < 100
+
+
+# mutation: in Guard._count drop `behind` -> plans of a policy that changes its mind a little latch a fault.
+def test_the_seams_between_one_decision_and_the_next_are_rounded_off_and_not_counted():
+    guard, rng = enabled(), np.random.default_rng(0)
+    limited, offset = 0, 0.0
+    for i in range(400):
+        offset = rng.uniform(-0.004, 0.004) if i % 10 == 0 else offset
+        wanted = START + 0.1 * np.sin(2 * np.pi * 0.3 * DT * i) + offset
+        limited += not guard.tick(wanted, guard.motion.position, 0.0).followed
+    assert limited > 100 and guard.clamps == 0 and guard.state == RUN
 
 
 # mutation: in Guard._follow ignore `periods` -> the gap is taken for the plan's speed, and the plan's end overshot.
@@ -173,6 +184,20 @@ def test_after_a_period_that_came_late_the_plan_is_caught_up_with_at_its_own_spe
     path = [guard.tick([wave[i]], guard.motion.position, 0.0, 1 + (i == 21)).command[0] for i in (*range(20), 21)]
     path += [guard.tick([wave[i]], guard.motion.position, 0.0).command[0] for i in range(22, 51)]
     assert max(path) < top + 0.001 and path[-1] == wave[-1] and violations(np.array(path)[:, None], limits) < 1e-6
+
+
+# mutation: in Guard._follow leave out `self._blend()` -> a guard that came late latches a fault of its own making.
+def test_what_a_late_guard_lags_behind_a_fast_plan_is_not_held_against_the_plan():
+    limits = Limits([-5.0], [5.0], [1.0], [10.0], [400.0], max_blend=0.5, max_clamps=25)
+    guard = enabled(limits, np.zeros(1))
+    path = [guard.tick([0.9 * DT * i], guard.motion.position, 0.0).command for i in range(50)]
+    path += [guard.tick([0.9 * DT * 55], guard.motion.position, 0.0, 6).command]
+    path += [guard.tick([0.9 * DT * i], guard.motion.position, 0.0).command for i in range(56, 130)]
+    assert guard.state == RUN and 0 < guard.clamps <= 25 and path[-1] == 0.9 * DT * 129
+    assert violations(np.array(path), limits) < 1e-6
+    for i in range(130, 210):  # a plan that is too fast in itself still latches
+        guard.tick([0.9 * DT * 129 + 1.2 * DT * (i - 129)], guard.motion.position, 0.0)
+    assert guard.state != RUN and "more than 25 clamped commands within 1 s" in guard.reason
 
 
 def test_position_limits_are_kept_by_a_plan_that_runs_into_them():

@@ -23,7 +23,7 @@ def test_a_fault_that_was_not_survived_every_time_is_said_and_so_is_a_control_th
     assert "| 18 of 18, 2 not seen; before 17 of 20 |" in safety_table.cases({"faults": [again]})[2]
     text = "\n".join(safety_table.goals({name: faults if name == "faults" else None for name in safety_table.FILES}))
     assert "1 of 2 cases in every trial" in text and "1 of 40 trials failed, at least 20 a case" in text
-    assert "controls that fail, as they must | all | 1 of 2" in text
+    assert "controls that fail, as they must | all | 1 of 1 tried, 2 cases" in text
     assert text.count("not run") == 4
 
 

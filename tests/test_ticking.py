@@ -212,6 +212,16 @@ def test_a_joint_is_found_by_name_and_a_message_without_it_is_dropped_and_counte
     assert doorman.refused == {"/joint_states": 4} and "expected joint" in doorman.last_reason
 
 
+def test_a_picture_of_another_encoding_size_or_length_is_dropped_and_counted():
+    # mutation: in messages.check look at numbers only -> it is found at the tick, where nobody counts it
+    doorman, other, small, half = Doorman(), picture(3), picture(3), picture(3)
+    other.encoding, small.height, half.data = "bgr8", small.height - 1, half.data[: len(half.data) // 2]
+    assert admits(doorman, picture(3), 0)
+    for wrong in (other, small, half):
+        assert not admits(doorman, wrong, 0)
+    assert doorman.refused == {"/front": 3} and doorman.last_reason.startswith("/front: expected")
+
+
 @pytest.mark.parametrize(("ahead", "fine"), [(49 * MS, True), (51 * MS, False)])
 def test_a_stamp_in_the_future_is_refused(ahead, fine):
     # mutation: trust every stamp

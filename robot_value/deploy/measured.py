@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,12 @@ class Measured:
         if len(self._newest) < len(self._entries):
             return np.inf
         return max((now - received) / SECOND for received, _ in self._newest.values())
+
+    def valid_until(self, max_age: float) -> int:
+        """ns, the first moment at which `age` is more than `max_age` s; 0 where a topic was not heard yet."""
+        if len(self._newest) < len(self._entries):
+            return 0
+        return min(received for received, _ in self._newest.values()) + math.ceil(max_age * SECOND) + 1
 
     @property
     def odd_stamps(self) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..messages import MessageError, extract
+from ..messages import MessageError, check
 from ..resampling import SECOND, Assembler, Received, Tick, time_of
 from ..topics import Numbers, Topics
 
@@ -259,8 +259,8 @@ def frame_key(frame: str) -> tuple[int, int]:
 class Doorman:
     """Looks at every message when it comes: what cannot be used never reaches a mailbox, and is counted with a reason.
 
-    Numbers must be what the mapping says; a stamp must not lie in the future; pictures must not stay the same for
-    longer than `max_frozen` seconds (0: they may; a sensor's noise never repeats, a renderer's picture does).
+    Numbers and pictures must be what the mapping says; a stamp must not lie in the future; pictures must not stay the
+    same for longer than `max_frozen` seconds (0: they may; a sensor's noise never repeats, a renderer's picture does).
     """
 
     max_frozen: float = 0.0  # s
@@ -283,9 +283,8 @@ class Doorman:
     def _check(self, entry: Any, message: Any, received: Received, wall: int) -> None:
         if received.stamp > wall + FUTURE:
             raise MessageError(f"{entry.topic}: stamped {(received.stamp - wall) / SECOND:.3f} s in the future")
-        if isinstance(entry, Numbers):
-            extract(entry, message)
-        elif self.max_frozen:
+        check(entry, message)
+        if self.max_frozen and not isinstance(entry, Numbers):
             self._check_picture(entry.topic, message, received.time)
 
     def _check_picture(self, topic: str, message: Any, now: int) -> None:
