@@ -30,7 +30,7 @@ from robot_value.guard import FAULT, HOLD, RUN, Guard, Inside
 from robot_value.safety import Limits, is_twist
 from robot_value.topics import load
 
-from .guard_words import Executed, States
+from .guard_words import Executed, Log, States
 from .health import ERROR, OK, WARN, Finding
 from .managed import COMMAND, LATCHED, RECORD, SENSOR, ManagedNode, run
 from .outputs import Outputs
@@ -87,6 +87,7 @@ class GuardNode:
         self._entities: list[tuple[Callable[[Any], Any], Any]] = []
         self._thread: threading.Thread | None = None
         self._outputs: Outputs | None = None
+        self._log = Log(node)
 
     # -- lifecycle -----------------------------------------------------------------------------------------------------
 
@@ -140,6 +141,7 @@ class GuardNode:
         self._entities.clear()
         if self._outputs:
             self._outputs.destroy()
+        self._log.write()
 
     def findings(self) -> list[Finding]:
         with self._lock:
@@ -216,7 +218,12 @@ class GuardNode:
         ):
             service = node.serve(kind, name, lambda request, answer=answer: self._when_active(answer, request))
             self._entities.append((node.destroy_service, service))
-        for period, callback in ((0.2, self._watch), (1.0, self._states.tell), (0.05, self._states.say)):
+        for period, callback in (
+            (0.2, self._watch),
+            (1.0, self._states.tell),
+            (1.0, self._log.write),
+            (0.05, self._states.say),
+        ):
             self._entities.append((node.destroy_timer, node.every(period, callback)))
 
     def _listen(self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> None:
@@ -244,7 +251,7 @@ class GuardNode:
             plan = wire.parse_plan(message, self._names)
         except wire.WireError as error:
             self._plans.refused["message"] += 1
-            self._node.get_logger().warning(str(error), throttle_duration_sec=1.0)
+            self._log.note("message", str(error))
             return
         if self._config.lockstep:
             reason = self._lockstep.offer(plan)
@@ -252,7 +259,7 @@ class GuardNode:
         else:
             reason = self._plans.offer(plan, time.monotonic_ns(), self._guard.motion)
         if reason:
-            self._node.get_logger().warning(f"plan refused: {reason}", throttle_duration_sec=1.0)
+            self._log.note("plan", f"plan refused: {reason}")
 
     def _on_intervention(self, message: Bool) -> None:
         self._plans.intervene(message.data, time.monotonic_ns())
@@ -336,7 +343,7 @@ class GuardNode:
             self._tick()
         except Exception as error:  # nothing may end this thread but the node
             self._guard.fault(f"{type(error).__name__}: {error}")
-            self._node.get_logger().error(f"guard: {error!r}", throttle_duration_sec=1.0)
+            self._log.note("guard", f"guard: {error!r}", error=True)
 
     def _tick(self) -> None:
         """The command of the period that is due, which is where to be when the next one is."""

@@ -227,6 +227,11 @@ class Graph:
     def publisher(self, kind: type, topic: str, qos: Any = 10) -> Any:
         return self.probe.create_publisher(kind, topic, qos)
 
+    def withdraw(self, publisher: Any) -> None:
+        """Destroys it between two waits of the probe's thread, which would end otherwise (InvalidHandle)."""
+        task = self._executor.create_task(self.probe.destroy_publisher, publisher)
+        until(task.done, PATIENCE, "the probe's thread to destroy a publisher")
+
     def wait_for_subscriber(self, publisher: Any, count: int = 1, timeout: float = PATIENCE) -> None:
         until(lambda: publisher.get_subscription_count() >= count, timeout, f"{count} subscribers of {publisher.topic}")
         time.sleep(UNMATCHED)

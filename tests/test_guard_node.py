@@ -373,7 +373,7 @@ def test_a_second_commander_latches_a_fault_that_names_it(rig):
     at, _ = rig.wait("FAULT", since)
     assert (at - since) * 1e-9 < 2.5 and rig.said()["state"] == "FAULT"
     rig.states.wait(lambda m: "/robot_value/guard, got /robot_value/probe on /arm" in m.data, since)
-    rig.graph.probe.destroy_publisher(other)
+    rig.graph.withdraw(other)
     time.sleep(0.3)
 
 
@@ -392,6 +392,13 @@ def test_after_a_pause_of_the_process_no_old_command_is_played(rig):
     assert not any(about.source == wire.POLICY for about in abouts if about.start > woken)
 
 
+# mutation: no timer of GuardNode calls Log.write.
+def test_a_refused_plan_is_in_the_log(rig):
+    rig.ready()
+    rig.wave(created=0)
+    until(lambda: "plan refused: created: expected an age" in rig.guard.said, 5, "the reason in the guard's log")
+
+
 # mutation: in managed._end `os._exit` at the first signal.
 def test_sigterm_ends_the_stop_first_and_the_process_in_time(rig):
     since = rig.ready()
@@ -402,6 +409,24 @@ def test_sigterm_ends_the_stop_first_and_the_process_in_time(rig):
     abouts, path = rig.path(since)
     assert excess(path, abouts) <= 1 + 1e-6 and (path[-1] == path[-2]).all()
     assert "Traceback" not in rig.guard.said
+
+
+# mutation: log in GuardNode._on_plan: 80 ms under the lock the first time, in which no command is made.
+def test_nothing_is_logged_while_commands_wait():
+    lines = []
+    log = SimpleNamespace(warning=lines.append, error=lines.append)
+    guard = GuardNode(SimpleNamespace(get_logger=lambda: log), Config())
+    guard._names, guard._due = NAMES, 0
+    guard._plans = SimpleNamespace(refused={"message": 0})
+    guard._guard = SimpleNamespace(fault=lambda reason: None)
+    for _ in range(3):
+        guard._on_plan(JointTrajectory())  # no header
+        guard._safely_tick()  # nothing that a tick needs is there
+    assert guard._plans.refused == {"message": 3} and not lines
+    guard._log.write()
+    assert len(lines) == 2 and any("AttributeError" in line for line in lines)  # the newest of each
+    guard._log.write()
+    assert len(lines) == 2
 
 
 # mutation: in GuardNode.configure drop a check.
