@@ -84,9 +84,9 @@ def soak(rig: Rig, options: Any, rng: np.random.Generator) -> dict[str, Any]:
             since = time.monotonic_ns()
             time.sleep(max(0.0, min(options.every, end - time.monotonic())))
             clean += (time.monotonic_ns() - since) / SECOND
-            stops = falls(rig, since)
-            disturbed += stops and rig.states.longest_gap(since) > 40_000_000
-            false_stops += stops if rig.states.longest_gap(since) <= 40_000_000 else 0
+            stops, stalled = falls(rig, since), rig.stalled(since)
+            disturbed += stops if stalled else 0
+            false_stops += 0 if stalled else stops
             gaps.append(np.diff([c.ns for c in rig.commands if c.ns > since]) * 1e-6)
             sizes.append((time.monotonic(), {p.name: faults_common.rss(p.pid) for p in (rig.guard, rig.arm)}))
             case = FAULTS[int(rng.integers(len(FAULTS)))]
@@ -115,7 +115,7 @@ def soak(rig: Rig, options: Any, rng: np.random.Generator) -> dict[str, Any]:
         "dead_nodes": dead,
         "clean_seconds": clean,
         "false_stops": false_stops,
-        "stops_while_the_harness_stalled": disturbed,
+        "stops_while_harness_or_machine_stalled": disturbed,
         "interval_over_2_periods": float((intervals > 40.0).mean()),
         "interval_max_ms": float(intervals.max()),
         "mb_per_hour": slopes,

@@ -10,6 +10,7 @@ Kinds: "guard" (the policy is a script in the harness), "wall clock" (the same, 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bare_sleepers import BareSleepers
 from faults_case import Disturbed, NotSurvived, expect
 from faults_oracle import Bounds, strangers, violations
 from faults_proxy import Proxy, passed
@@ -70,6 +72,7 @@ class Rig:
         self.killed = 0  # guards that were killed
         self.intruded = 0  # ns, when a stranger last commanded
         self.wall_clock = WallClock(self.folder) if kind == "wall clock" else None
+        self.sleepers = BareSleepers(self.folder, multiprocessing.get_context("spawn"), T)
         self.graph = Graph(self.folder).__enter__()
         try:
             self._connect()
@@ -239,11 +242,18 @@ class Rig:
             raise NotSurvived(f"stopped at {(stops[0].ns - since) * 1e-6:.0f} ms, now {self.said}")
 
     def calm(self, since: int) -> None:
-        """Disturbed where the harness itself stalled since `since` (ns), or others want all the cores."""
-        if (gap := self.states.longest_gap(since)) > 0.8 * STALE:
-            raise Disturbed(f"the harness stalled for {gap * 1e-6:.0f} ms")
+        """Disturbed where harness or machine stalled since `since` (ns), or others want all the cores."""
+        if stalled := self.stalled(since):
+            raise Disturbed(stalled)
         if (load := os.getloadavg()[0]) > 2 * (os.cpu_count() or 1):
             raise Disturbed(f"the machine is overloaded: {load:.0f} processes want {os.cpu_count()} cores")
+
+    def stalled(self, since: int) -> str:
+        """Why a guard's stop since `since` (ns) may have been right: nobody could run; "" where there is no reason."""
+        if (gap := self.states.longest_gap(since)) > 0.8 * STALE:
+            return f"the harness stalled for {gap * 1e-6:.0f} ms"
+        stood = self.sleepers.stood_still(np.array([[since, time.monotonic_ns()]])).any()
+        return "a process that only sleeps woke more than a period late" if stood else ""
 
     def latched(self, timeout: float = 2.0) -> None:
         until(lambda: self.state == "FAULT", timeout, f"guard state FAULT, got {self.said}")
@@ -303,6 +313,7 @@ class Rig:
         self.human.stop()
         self.states.close()
         self.plans.close()
+        self.sleepers.close()
         self.graph.__exit__(None, None, None)
 
     # -- what comes in -------------------------------------------------------------------------------------------------

@@ -4,7 +4,11 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -75,3 +79,23 @@ def test_a_failure_stays_in_the_row_when_the_case_is_played_again(tmp_path):
         (1, ["an old plan was followed"]),
         (1, ["late"]),
     ]
+
+
+# mutation: Rig.stalled asks the states alone.
+def test_a_stop_proves_nothing_where_nobody_could_run():
+    pytest.importorskip("rclpy")
+    from faults_rig import Rig as Whole
+
+    rig, gap, still = object.__new__(Whole), 10_000_000, False
+    rig.states = SimpleNamespace(longest_gap=lambda since: gap)
+    rig.sleepers = SimpleNamespace(stood_still=lambda spans: np.array([still]))
+    assert rig.stalled(0) == ""
+    rig.by = lambda source, since: []
+    rig.undisturbed(0)
+    rig.by = lambda source, since: [SimpleNamespace(ns=5_000_000)]
+    rig.state, rig.said = "HOLD", {}
+    gap = 60_000_000
+    assert "stalled for 60 ms" in rig.stalled(0)
+    gap, still = 10_000_000, True
+    with pytest.raises(Disturbed, match="only sleeps"):
+        rig.undisturbed(0)
