@@ -171,7 +171,7 @@ def takeover(rig: Rig, rng: np.random.Generator) -> float:
     rig.still()
     rig.scripted.anchor(rig.commands[-1].position)
     rig.scripted.start()
-    until(lambda: rig.moving(given_back), 3.0, f"the policy to go on: {rig.said}")
+    until(lambda: rig.moving(given_back), 3.0, lambda: f"the policy to go on: {rig.said}; {rig.guard.said[-300:]}")
     return (owned - since) * 1e-6
 
 

@@ -112,7 +112,7 @@ def intruded(rig: Rig, rng: np.random.Generator, commands: bool) -> float:
     try:
         rig.latched(timeout=3.0)
         reaction = rig.stopped(since)
-        until(lambda: "intruder" in str(rig.said) and "guard" in str(rig.said), 2.5, f"both names, got {rig.said}")
+        until(lambda: "intruder" in str(rig.said) and "guard" in str(rig.said), 2.5, lambda: f"both: {rig.said}")
     finally:
         rig.expel(intruder)
     time.sleep(1.0)  # until the graph has forgotten it
@@ -191,7 +191,7 @@ def callback_fails(rig: Rig, rng: np.random.Generator) -> None:
 
     rig.guard.end(signal.SIGKILL)
     rig.renew_guard(broken=("raise", str(int(rng.integers(12)))))
-    until(lambda: rig.graph.state("guard") in ("active", "inactive"), 30.0, f"a guard, got {rig.guard.said}")
+    until(lambda: rig.graph.state("guard") in ("active", "inactive"), 30.0, lambda: f"a guard, got {rig.guard.said}")
     rig.scripted.start()
     rig.human.start()
     end = time.monotonic() + 8.0

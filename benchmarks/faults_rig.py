@@ -170,7 +170,7 @@ class Rig:
         self.scripted.stop()
         self.human.stop()  # a takeover that failed leaves a hand on the arm
         self.intervention.publish(Bool(data=False))
-        until(lambda: self.fresh() and self.commands, timeout, f"states and commands of a guard; {self.guard.said}")
+        until(lambda: self.fresh() and self.commands, timeout, lambda: f"states and commands; {self.guard.said}")
         end = time.monotonic() + timeout
         while True:
             self.graph.call(Trigger, "guard/reset", timeout=1.0)  # refused where there is nothing to reset
@@ -216,7 +216,7 @@ class Rig:
         def found() -> Command | None:
             return next((c for c in list(self.commands) if c.ns >= since and c.source == source), None)
 
-        until(lambda: found() is not None, timeout, f"a command by {source}, got {self.said}")
+        until(lambda: found() is not None, timeout, lambda: f"a command by {source}, got {self.said}")
         return found()
 
     def stopped(self, since: int, timeout: float = 2.0) -> float:
@@ -233,7 +233,7 @@ class Rig:
             last = self.commands[-5:]
             return len(last) == 5 and np.abs(np.diff([c.position for c in last], axis=0)).max() < 1e-9
 
-        until(resting, timeout, f"rest, got {self.said}")
+        until(resting, timeout, lambda: f"rest, got {self.said}")
 
     def undisturbed(self, since: int) -> None:
         """No stop since `since` (ns). A harness that stalled itself proves nothing: Disturbed."""
@@ -256,7 +256,7 @@ class Rig:
         return "a process that only sleeps woke more than a period late" if stood else ""
 
     def latched(self, timeout: float = 2.0) -> None:
-        until(lambda: self.state == "FAULT", timeout, f"guard state FAULT, got {self.said}")
+        until(lambda: self.state == "FAULT", timeout, lambda: f"guard state FAULT, got {self.said}")
 
     def warned(self, since: int, word: str, timeout: float = 5.0) -> str:
         """The first diagnostics since `since` (ns) that are not OK and hold `word`."""

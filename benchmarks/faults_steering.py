@@ -126,7 +126,7 @@ def slow_inference(rig: SteeringRig, rng: np.random.Generator) -> float:
     rig.order()
     end = rig.plan_ends(before=stopped.ns)
     finished(rig, since, stopped.ns, end)
-    until(lambda: rig.moving(stopped.ns), 8.0, f"motion afterwards, got {rig.said}")
+    until(lambda: rig.moving(stopped.ns), 8.0, lambda: f"motion afterwards, got {rig.said}")
     return max(0.0, (stopped.ns - end) * 1e-6)
 
 
@@ -182,7 +182,7 @@ def paused(rig: SteeringRig, rng: np.random.Generator) -> None:
     finally:
         resumed = ns()
         rig.steering.send(signal.SIGCONT)
-    until(lambda: rig.moving(resumed), 8.0, f"motion afterwards, got {rig.said}")
+    until(lambda: rig.moving(resumed), 8.0, lambda: f"motion afterwards, got {rig.said}")
 
 
 def finished(rig: SteeringRig, since: int, stopped: int, end: int) -> None:

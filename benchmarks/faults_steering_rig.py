@@ -73,11 +73,11 @@ class SteeringRig(Rig):
         if self.steering.popen.poll() is not None:
             self.steering = self.start_steering()
             self.graph.wait_state(self.steering, timeout=60.0)
-        until(lambda: self.fresh() and self.commands, 10.0, f"states and commands; {self.guard.said}")
+        until(lambda: self.fresh() and self.commands, 10.0, lambda: f"states and commands; {self.guard.said}")
         self.graph.call(Trigger, "guard/reset", timeout=1.0)
         self.graph.call(SetBool, "guard/enable", SetBool.Request(data=True), timeout=1.0)
         self.begin_episode()
-        until(lambda: self.moving(self.began), 10.0, f"motion, got {self.said}; {self.steering.said[-800:]}")
+        until(lambda: self.moving(self.began), 10.0, lambda: f"motion, got {self.said}; {self.steering.said[-800:]}")
 
     def begin_episode(self) -> None:
         self.still()

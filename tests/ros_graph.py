@@ -252,10 +252,11 @@ class Graph:
             self._executor.spin_once(timeout_sec=0.1)
 
 
-def until(true: Callable[[], bool], timeout: float, what: str) -> None:
+def until(true: Callable[[], bool], timeout: float, what: str | Callable[[], str]) -> None:
+    """`what` is expected; as a function it is called when it has not come."""
     end = time.monotonic() + timeout
     while not true():
-        assert time.monotonic() < end, f"expected {what} within {timeout} s"
+        assert time.monotonic() < end, f"expected {what if isinstance(what, str) else what()} within {timeout} s"
         time.sleep(0.005)
 
 
