@@ -100,6 +100,8 @@ class Rig:
         if self.kind == "sim time":
             parameters |= {"use_sim_time": True, "real": False}
         variables = self.wall_clock.variables if self.wall_clock else {}
+        if self.wall_clock:  # the kernel keeps its own time: waits that end by ours spin, and must not take all cores
+            parameters |= {"priority": 0}
         if self.broken:
             unsafe = ["unsafe"] if self.unprotected == UNSAFE else []
             return self.graph.start(BROKEN, parameters, name="guard", arguments=["guard", *self.broken, *unsafe])
