@@ -9,6 +9,7 @@ Kinds: "guard" (the policy is a script in the harness), "wall clock" (the same, 
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -17,7 +18,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -56,6 +59,15 @@ class Command:
     position: np.ndarray  # float64[A]
 
 
+@cache
+def sleepers() -> BareSleepers:
+    """Of all rigs of this process, with which they end: starting them takes seconds of both cores."""
+    folder = TemporaryDirectory(prefix="sleepers_")
+    found = BareSleepers(Path(folder.name), multiprocessing.get_context("forkserver"), T)
+    atexit.register(folder.cleanup)
+    return found
+
+
 class Rig:
     cameras: tuple[str, ...] = ()
     reanchor = False  # whether a scene reset is expected
@@ -72,7 +84,7 @@ class Rig:
         self.killed = 0  # guards that were killed
         self.intruded = 0  # ns, when a stranger last commanded
         self.wall_clock = WallClock(self.folder) if kind == "wall clock" else None
-        self.sleepers = BareSleepers(self.folder, multiprocessing.get_context("spawn"), T)
+        self.sleepers = sleepers()
         self.graph = Graph(self.folder).__enter__()
         try:
             self._connect()
@@ -315,7 +327,6 @@ class Rig:
         self.human.stop()
         self.states.close()
         self.plans.close()
-        self.sleepers.close()
         self.graph.__exit__(None, None, None)
 
     # -- what comes in -------------------------------------------------------------------------------------------------

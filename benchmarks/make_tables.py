@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import online_table
 import safety_table
 from ogbench_table import measured, ogbench
 from steering_latency_table import table as steering_latency
@@ -20,14 +21,16 @@ from steering_study_table import steering
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-FOLDERS = tuple(ROOT / "docs" / name for name in ("tutorials", "algorithms", "replay", "steering"))
+FOLDERS = tuple(ROOT / "docs" / name for name in ("tutorials", "algorithms", "online", "replay", "steering"))
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "faults.md",
+    ROOT / "docs" / "lerobot.md",
     RESULTS / "README.md",
     *(page for folder in FOLDERS for page in sorted(folder.glob("*.md"))),
 )
-BLOCK = re.compile(r"(<!-- (results|bench|ogbench|measured|steering|safety): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+KINDS = "results|bench|ogbench|measured|online|steering|safety"
+BLOCK = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> int:
@@ -53,6 +56,8 @@ def filled(page: Path) -> str:
         if match[2] == "bench":
             found = _read(RESULTS / f"bench_{match[3]}.json")
             return match[1] + "\n".join(BENCHES[match[3]](found)) + "\n" + match[4]
+        if match[2] == "online":
+            return match[1] + "\n".join(online_table.table(_read(ROOT / match[3]))) + "\n" + match[4]
         if match[2] == "steering":
             return match[1] + "\n".join(steering(_read(ROOT / match[3]))) + "\n" + match[4]
         found = _read(ROOT / match[3])
@@ -170,6 +175,22 @@ def durability(found: dict[str, Any]) -> list[str]:
         bound = f"{row['rate_below']:.4f}" if row["rate_below"] else ""
         lines.append(f"| {row['what']} | {row['trials']} | {row['losses']} | {bound} |")
     return lines
+
+
+def vla_best_of_n(found: dict[str, Any]) -> list[str]:
+    lines = [
+        "| N | shared, s | naive, s | reading, s | denoising, s | naive / shared | pictures | largest difference |",
+        "|---" * 8 + "|",
+    ]
+    for row in found["rows"]:
+        seconds = " | ".join(f"{row['ms'][arm]['ms'] / 1e3:.2f}" for arm in ("shared", "naive", "encode", "denoise"))
+        (mean, low, high), read = row["speedup"], row["pictures_encoded"]
+        lines.append(
+            f"| {row['n']} | {seconds} | {mean:.2f} [{low:.2f}, {high:.2f}] | {read['shared']} and {read['naive']} | "
+            f"{row['largest_difference']:.1e} |"
+        )
+    size = f"SmolVLA of {found['parameters'] / 1e6:.0f} million parameters, {found['threads']} threads"
+    return [*lines, "", f"{size}. Gate, {found['gate']:g} at N = {found['gate_n']}: {found['verdict']}."]
 
 
 def experts(found: dict[str, Any]) -> list[str]:
@@ -294,6 +315,7 @@ BENCHES = {
     "ablation": ablation,
     "critic_updates": critic_updates,
     "steering_latency": steering_latency,
+    "vla_best_of_n": vla_best_of_n,
 }
 
 if __name__ == "__main__":

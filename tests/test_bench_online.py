@@ -14,6 +14,7 @@ from online_fakes import Here, PointConfig
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import online_cells
+import online_table
 from online_cells import Cell, run_cell
 from online_plot import draw
 from online_protocol import ALGORITHMS, TASKS, Algorithm, Protocol, Task
@@ -175,6 +176,20 @@ def test_failures_keep_their_row_and_what_was_not_run_has_none(tmp_path):
     draw(found, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
     assert np.isfinite(found["rows"][0]["final"]["ci95"]).all()
+
+
+def test_the_table_has_a_row_for_everybody_and_says_who_fell():
+    # mutation: leave failures out; `fell` of the first task for all
+    failed = {"algorithm": "expo", "seed": 0, "status": "failed", "error": "NonFinite: loss", "where": "curves.py"}
+    cells = [done("a", [1] * 10, [0] * 10, [1] * 10), done("b", [1] * 9 + [0], [1] * 10), failed]
+    protocol = {"evaluate_episodes": 10, "evaluate_seed": 3000, "budget": 1000, "ratio": 0.5}
+    tasks = {"lift": summarize(cells, ["a", "b", "expo"], 1000), "can": summarize(cells[1:2], ["b"], 1000)}
+    report = {"tasks": tasks, "protocol": protocol, "command": "bench", "machine": {"cores": 2, "gpu": None}}
+    lines = online_table.table(report)
+    assert [line.count("|") for line in lines[:6]] == [11] * 6
+    assert lines[2].split(" | ")[4:9] == ["1.00 [1.00, 1.00]"] * 2 + ["+0.00 [+0.00, +0.00]", "-1.00", "0"]
+    assert "| (1 failed: NonFinite: loss) |" in lines[4] and lines[5].startswith("| can | b |")
+    assert lines[-1].endswith("below their start: lift: a.")
 
 
 def test_an_unknown_algorithm_fails_its_own_cell_only(cell):
