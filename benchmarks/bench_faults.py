@@ -2,7 +2,7 @@
 
 Each case also runs with its protection taken away, and must then fail: else it proves nothing. Results are written
 fault by fault into one JSON file; the same command goes on where it was interrupted. A reaction beyond its bound is
-tried once more, a trial during which the harness itself stalled is tried again: both count under `repeats`. One that
+tried once more, a trial during which harness or machine stalled is tried again: both count under `repeats`. One that
 the machine spoils every time was not seen; a case with such trials or with failures is played anew by the next call,
 and what failed before stays in its row (`earlier`). Exits 1 on any failure, and where something was not seen.
 
