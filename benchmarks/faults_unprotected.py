@@ -231,6 +231,8 @@ def steering_ageless_inputs() -> None:
 
 
 def steering_trusts_frames() -> None:
+    """Neither when they come nor when they are needed."""
+    messages._check_raw = lambda entry, message: None
     messages._image = lambda entry, message: np.resize(
         np.frombuffer(message.data, np.uint8), (entry.camera.height, entry.camera.width, 3)
     )
