@@ -119,7 +119,7 @@ def newer(what: str, version: Any) -> str:
 
 def safe(name: str) -> str:
     """A relative path that stays inside its folder; anything else is an attack or damage."""
-    if any(part in ("", ".", "..") for part in name.split("/")):
+    if not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise ValueError(f"unsafe file name {name!r}")
     return name
 
