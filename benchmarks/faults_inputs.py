@@ -163,7 +163,7 @@ def sim_time_refused(rig: Rig, rng: np.random.Generator) -> None:
 
 
 def burst(rig: Rig, rng: np.random.Generator) -> float:
-    """1,000 states at once, then as fast as can be for 2 s: newest used, memory flat, the guard on time."""
+    """1,000 states at once, then as fast as can be for 2 s: on time, memory flat; then silence: no old one is read."""
     message = rig.states.newest
     before, since = rss(rig.guard.pid), ns()
     rig.states.burst(message, 1000)
@@ -175,6 +175,9 @@ def burst(rig: Rig, rng: np.random.Generator) -> float:
     grown = rss(rig.guard.pid) - before
     expect(grown < 20 << 20, f"grown by {grown >> 20} MiB")
     rig.undisturbed(since)
+    rig.states.rule = dropped
+    late = rig.stopped(ns())
+    expect(late <= OLD, f"went on for {late:.0f} ms after the last state, expected {OLD:g} ms: it reads old ones")
     return float(np.percentile(gaps, 99))
 
 
@@ -199,6 +202,6 @@ CASES = (
           no_clock, "the guard reads ROS time", "guard_on_ros_time", rig="sim time"),
     Graph("F10", "real", "use_sim_time on a real robot", CONFIGURING, "refused", sim_time_refused,
           "the check is gone", "guard_any_time"),
-    Graph("F11", "", "1,000 states at once, then as many as possible for 2 s", RUNNING, "newest used, on time",
+    Graph("F11", "", "1,000 states at once, as many as possible for 2 s, then none", RUNNING, "newest used, on time, stops",
           burst, "every message is kept and read", "guard_keeps_all", 2000 * T),
 )  # fmt: skip

@@ -75,6 +75,8 @@ def some_nan(rig: SteeringRig, rng: np.random.Generator) -> None:
     decisions = [d for _, d in rig.chosen(since) if np.isnan(d.candidates).any()]  # made after the order
     expect(len(decisions) >= 2, f"{len(decisions)} decisions; {rig.steering.said[-300:]}")
     expect(all(int(d.index[0]) % 2 == 1 and np.isfinite(d.chunk).all() for d in decisions), "NaN was chosen")
+    reasons = {d.reason[0] for d in decisions}
+    expect(reasons == {"chosen"}, f"expected a choice among the finite ones, got {reasons}")
     rig.undisturbed(since)
 
 

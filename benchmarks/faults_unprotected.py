@@ -246,10 +246,13 @@ def steering_trusts_chunks() -> None:
 
 
 def steering_trusts_scores() -> None:
+    """Every candidate competes, whatever its numbers and its value are."""
+    import torch
+
     from robot_value.steering import steerer
     from robot_value.steering.selectors import argmax
 
-    argmax.scored = steerer.scored = lambda scores, situation: situation.finite
+    argmax.scored = steerer.scored = lambda scores, situation: torch.ones_like(situation.finite)
 
 
 def steering_indifferent() -> None:
