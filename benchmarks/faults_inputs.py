@@ -202,6 +202,6 @@ CASES = (
           no_clock, "the guard reads ROS time", "guard_on_ros_time", rig="sim time"),
     Graph("F10", "real", "use_sim_time on a real robot", CONFIGURING, "refused", sim_time_refused,
           "the check is gone", "guard_any_time"),
-    Graph("F11", "", "1,000 states at once, as many as possible for 2 s, then none", RUNNING, "newest used, on time, stops",
+    Graph("F11", "", "1,000 states at once, as many as possible for 2 s, none", RUNNING, "newest used, on time; stops",
           burst, "every message is kept and read", "guard_keeps_all", 2000 * T),
 )  # fmt: skip
