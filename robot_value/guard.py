@@ -45,6 +45,7 @@ class Guard:
         self.brakes = Brakes(limits, dt)
         self.enabled = False  # whether motion is wanted
         self.motion: Motion | None = None  # last published
+        self._told: np.ndarray | None = None  # what was published before the arm was lost sight of
         self.state, self.reason = HOLD, NO_STATE
         self.clamps = 0  # commands that were far from what was asked for, because that was not allowed
         self._inside = inside
@@ -64,7 +65,7 @@ class Guard:
 
     def enable(self, wanted: bool) -> str:
         """Motion wanted or not; "" or why it cannot be."""
-        if wanted and self.state == FAULT:
+        if wanted and self._faulty:
             return f"expected no fault, got {self.reason}; reset first"
         self.enabled = wanted
         return ""
@@ -120,6 +121,7 @@ class Guard:
             return published
         if self._reanchors and self.state == HOLD and self._gap(self.limits.tolerance):
             self._forget("the arm was moved")
+            self._told = None  # another scene: whatever the gripper held is not there
             return Tick(None, False, self.state, self.reason)
         return self._publish(self.brakes.follow(self.motion, Motion.still(self._hold)))
 
@@ -154,7 +156,10 @@ class Guard:
         return None if values is None else np.where(self.limits.twist, 0.0, values)  # a twist begins at rest
 
     def _begin(self, before: np.ndarray | None) -> Tick:
-        """The first command is where the arm is, or the limit it rests at; one further out the operator moves back."""
+        """The first command is where the arm is, or the limit it rests at; one further out the operator moves back.
+
+        Grippers stay where they were told to be: what they hold is not dropped because the arm begins anew.
+        """
         position, rated = self._position, self.limits.rated
         if position is None:
             self.reason = NO_STATE if self.state == HOLD else self.reason
@@ -167,7 +172,7 @@ class Guard:
         elif self._silent:
             self._silent -= 1
         else:
-            self.begin(position)
+            self.begin(position if self._told is None else np.where(rated, position, self._told))
             self._hold = self.motion.position
             self.reason = "holding" if self.state == HOLD else self.reason
         return Tick(None if self.motion is None else self.motion.position.copy(), False, self.state, self.reason)
@@ -257,6 +262,7 @@ class Guard:
             self._hold = np.where(self._placed, near, self._hold)
 
     def _forget(self, reason: str) -> None:
+        self._told = self._told if self.motion is None else self.motion.position
         self.motion, self.reason, self._silent = None, reason, self._longest_silence
 
     def _publish(self, step: Motion, followed: bool = False) -> Tick:

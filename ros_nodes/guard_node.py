@@ -23,11 +23,12 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from robot_value import wire
+from robot_value.braking import Motion
 from robot_value.deploy.lockstep import LockStep, action
 from robot_value.deploy.measured import Measured
 from robot_value.deploy.plans import SECOND, Course, Plans, Rules
 from robot_value.guard import FAULT, HOLD, RUN, Guard, Inside
-from robot_value.safety import Limits, is_twist
+from robot_value.safety import ROUNDING, Limits, is_twist
 from robot_value.topics import load
 
 from .guard_words import Executed, Log, States
@@ -190,6 +191,7 @@ class GuardNode:
     def _clear(self) -> None:
         self._states.clear()
         self._followed: Course | None = None
+        self._gripping = False  # grippers are told where to be; until then nobody knows where they are
         self._estop, self._estop_heard = False, time.monotonic()
         self._lockstep = LockStep(self._schema, self._measured.topics)
 
@@ -356,14 +358,15 @@ class GuardNode:
         self._intervals.add(now)
         guard, measured, age = self._guard, self._measured.positions, self._measured.age(now)
         before = guard.motion
-        found = self._plans.at(self._due, guard.motion, self._period) if guard.motion else None
+        found = self._plans.at(self._due, before, self._period, not self._gripping) if before else None
         tick = guard.tick(None if found is None else found[0], measured, age, periods)
         if tick.command is None:
             self._executed.skip()
             return
         course = found[1] if found and tick.state == RUN else None
         self._followed = last = course or self._followed
-        sends = self._outputs.made(tick.command, grippers=last is not None)
+        self._gripping = self._gripping or (course is not None and self._grips(course, before, tick.command))
+        sends = self._outputs.made(tick.command, grippers=self._gripping)
         source, step = course.about.source if course else wire.STOP, last.step(self._due) if last else 0
         record = self._executed.record(tick.command, last.about if last else None, source, step)
         if time.monotonic_ns() - now > STALL * SECOND:  # we were paused on the way here: this is old, decide again
@@ -373,6 +376,11 @@ class GuardNode:
         for send in sends:
             send()
         self._executed.publish(record)
+
+    def _grips(self, course: Course, before: Motion, command: np.ndarray) -> bool:
+        """A policy means its gripper's number. A hand takes over what it heard, and means it once it moves it."""
+        moved = np.abs(command - before.position)[~self._guard.limits.rated]
+        return course.about.source == wire.POLICY or moved.max(initial=0.0) > ROUNDING
 
     # -- lock-step -----------------------------------------------------------------------------------------------------
 

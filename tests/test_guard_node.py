@@ -166,6 +166,25 @@ def test_the_human_wins_and_after_the_release_only_later_observations_count(rig)
     assert excess(path, abouts) <= 1 + 1e-6
 
 
+# mutation: in GuardNode._grips return True -> the human's first word drives the gripper to where it was believed to be.
+def test_a_hand_that_takes_over_first_leaves_the_gripper_alone_until_it_moves_it(rig):
+    rig.ready()
+    assert rig.graph.change("guard", "deactivate") and rig.graph.change("guard", "activate")  # who knows what it holds
+    since = rig.ready()
+    rig.intervention.publish(Bool(data=True))
+    *_, believed = rig.commanded(since, wire.STOP)
+    for _ in range(6):
+        rig.plan([[rig.where[0] + 0.005, rig.where[1], believed[2]]] * 6, source=wire.HUMAN)
+        time.sleep(0.05)
+    rig.commanded(since, wire.HUMAN)
+    assert not rig.gripper.since(since)
+    for _ in range(6):
+        rig.plan([[rig.where[0], rig.where[1], 0.5]] * 6, source=wire.HUMAN)
+        time.sleep(0.05)
+    rig.gripper.wait(lambda message: list(message.data) == [0.5], since)
+    rig.intervention.publish(Bool(data=False))
+
+
 # mutation: in Plans._absurd return "".
 def test_nonsense_is_refused_whole_and_never_published(rig):
     since = rig.ready()

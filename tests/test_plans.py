@@ -12,7 +12,7 @@ from robot_value.braking import Motion
 from robot_value.deploy.lockstep import LockStep, action
 from robot_value.deploy.measured import Measured
 from robot_value.deploy.plans import SECOND, Plans, Rules
-from robot_value.safety import Limits
+from robot_value.safety import UNLIMITED, Limits
 from robot_value.topics import parse
 from robot_value.wire import HUMAN, About, Plan
 
@@ -279,6 +279,47 @@ def test_stamps_from_the_future_or_from_long_ago_are_told_and_decide_nothing():
     assert put(-60, NOW + 4).startswith("/joint_states: stamped 60 s in the future; ")
     assert put(0.0, NOW + 5) == ""
     assert put(0.0, NOW + 6, told=0) == put(wall / SECOND, NOW + 7) == ""  # no clock, no stamp
+
+
+def two_arms(**gripper):
+    """Both arms' joints in one message, an entry each; the gripper is measured beside the right one."""
+    right = {**JOINTS, "joints": ["c", "grip"], "names": ["qc", "qgrip"], "unit": ["rad", gripper.pop("unit", "m")]}
+    sides = [{**JOINTS, "joints": ["a", "b"], "names": ["qa", "qb"], "unit": "rad"}, right]
+    to = {"topic": "/left", "type": "trajectory_msgs/msg/JointTrajectory", "kind": "joint", "unit": "rad"}
+    to |= {"low": -2, "high": 2, "max_age": 0.2}
+    hand = {"name": "hand", "topic": "/hand", "type": "std_msgs/msg/Float64MultiArray", "names": ["grip"], "unit": "m"}
+    hand |= {"kind": "gripper", "low": 0.01, "high": 0.04, "max_age": 0.2}
+    left = {"name": "left", **to, "joints": ["b", "a"]}
+    actions = [left, {"name": "right", **to, "topic": "/right", "joints": ["c"]}, hand]
+    return parse({"rate": 10, "max_skew": 0.05, "state": sides, "action": actions, "cameras": []})
+
+
+# mutation: key entries by their topic -> the left arm is where the right one is; store the first entry before the
+# second is checked; listen to grippers in another unit.
+@pytest.mark.parametrize(("unit", "gripper"), [("m", 0.03), ("rad", 0.01)])
+def test_several_entries_of_one_topic_are_read_each_and_a_gripper_beside_them_in_the_actions_unit(unit, gripper):
+    topics = two_arms(unit=unit)
+    measured = Measured(topics, Limits.from_spec(topics.spec, [1.0], [5.0], [100.0]))
+    assert measured.topics == {"/joint_states": "sensor_msgs/msg/JointState"}
+    names = ("c", "a", "grip", "b")
+    assert measured.put("/joint_states", joint_state([0.3, 0.1, 0.03, 0.2], names), NOW, jumps=False) is None
+    assert measured.positions == pytest.approx([0.2, 0.1, 0.3, gripper])
+    for wrong in ([np.nan, 0.1, 0.03, 0.2], [1.9, 0.1, 0.03, 0.2]):
+        later = joint_state([wrong[0], 0.101, *wrong[2:]], names)
+        assert measured.put("/joint_states", later, NOW + SECOND // 100, jumps=False).latches
+        assert measured.positions == pytest.approx([0.2, 0.1, 0.3, gripper]) and measured.age(NOW) == 0
+    assert measured.put("/joint_states", joint_state([0.3, 0.1, 0.03], names[:3]), NOW + 1, jumps=False) is not None
+
+
+# mutation: in Plans._take_over leave out `unsent`.
+def test_a_gripper_that_was_told_nothing_does_not_come_from_where_the_guard_believes_it():
+    rates = ([rate, UNLIMITED[name]] for name, rate in (("velocity", 1.0), ("acceleration", 5.0), ("jerk", 100.0)))
+    limits = Limits([-2.0, 0.0], [2.0, 1.0], *rates)
+    for unsent, gripper in ((True, 0.8), (False, 0.16)):
+        queue = Plans(Rules("x"), limits)
+        assert queue.offer(plan([[0.01, 0.8], [0.02, 0.8]]), NOW) == ""
+        position, _ = queue.at(NOW + round(T * SECOND), STILL, T, unsent)
+        assert position == pytest.approx([0.002, gripper])
 
 
 def test_a_joint_that_nobody_measures_is_named():

@@ -252,6 +252,7 @@ def test_what_runs_out_stops_within_limits_holds_and_comes_back_by_itself(missin
     assert guard.state == RUN and guard.clamps == 0 and violations(np.array(path)) < 1e-6
 
 
+# mutation: in Guard.enable ask for state FAULT -> a wish while it brakes outlives the reset.
 # mutation: in Guard._stop set `self.state = then` -> stands still at once, limits broken.
 def test_a_fault_stops_within_limits_latches_and_needs_a_new_wish_after_the_reset():
     guard = enabled()
@@ -259,6 +260,7 @@ def test_a_fault_stops_within_limits_latches_and_needs_a_new_wish_after_the_rese
     guard.fault("emergency stop")
     guard.fault("something later")
     assert guard.reset() == "expected state FAULT or HOLD, got STOPPING"
+    assert guard.enable(True).startswith("expected no fault") and not guard.enabled  # it still brakes
     stop = [guard.tick(away(31 + i), guard.motion.position, 0.0).command for i in range(30)]
     assert violations(np.array(path + stop)) < 1e-6 and guard.state == FAULT and guard.reason == "emergency stop"
     assert not guard.motion.velocity.any() and guard.enable(True).startswith("expected no fault")
@@ -333,6 +335,22 @@ def test_grippers_are_limited_in_position_only():
     for _ in range(5):
         tick = guard.tick(None, np.zeros(2), 0.0)
     assert tick.command[1] == pytest.approx(0.5, abs=1e-9)  # held
+
+
+# mutation: in Guard._begin take the gripper from `position`; keep `_told` over a scene reset.
+@pytest.mark.parametrize(("reanchors", "gripper"), [(False, 0.8), (True, 0.0)])
+def test_a_gripper_stays_where_it_was_told_to_be_when_the_arm_begins_anew_and_not_in_another_scene(reanchors, gripper):
+    limits = Limits([-1.0, 0.0], [1.0, 1.0], *([rate, UNLIMITED[name]] for name, (rate, _) in RATES.items()))
+    guard = enabled(limits, np.array([0.1, 0.0]), reanchors=reanchors)
+    held, moved = np.array([0.1, 0.8]), np.array([0.6, 0.0])
+    assert (guard.tick(held, np.array([0.1, 0.0]), 0.0).command == held).all()
+    guard.fault("emergency stop") if not reanchors else guard.enable(False)
+    for _ in range(5):
+        guard.tick(None, np.array([0.1, 0.0]), 0.0)
+    guard.tick(None, moved, 0.0)
+    assert reanchors or guard.reset() == ""
+    ticks = [guard.tick(None, moved, 0.0) for _ in range(20)]
+    assert ticks[0].command is None and ticks[-1].command.tolist() == [0.6, gripper]
 
 
 def test_lock_step_obeys_to_the_bit_and_begins_anew_where_it_is_told():

@@ -25,43 +25,50 @@ class Problem:
 
 
 class Measured:
-    """Every arm joint of the actions is found by its name in the state topics; grippers only where they are there."""
+    """Every arm joint of the actions is found by its name in the state topics, several entries of one topic included.
+
+    A gripper is where its name is there in the action's unit, beside joints of the arm; elsewhere nobody listens.
+    """
 
     def __init__(self, topics: Topics, limits: Limits) -> None:
-        self._limits = limits
-        self._where = _where(topics)  # per action dim: (state topic, index in its entry), or None
+        self._limits, entries = limits, _positions(topics)
+        self._where = _where(topics, entries)  # per action dim: (number of the state entry, index in it), or None
         used = {place[0] for place in self._where if place}
         if limits.twist.any():  # says nothing of one joint: that all are heard is what is left to ask for
-            used = {entry.topic for entry in _positions(topics)}
+            used = set(range(len(entries)))
         if not used:
             raise ValueError("state: expected a topic with the arm's measured positions, got none")
-        self._entries = {entry.topic: entry for entry in _positions(topics) if entry.topic in used}
-        self._newest: dict[str, tuple[int, np.ndarray]] = {}  # topic -> (ns received, values)
+        self._entries = {number: entries[number] for number in sorted(used)}
+        self._newest: dict[int, tuple[int, np.ndarray]] = {}  # number of the entry -> (ns received, values)
         self._stamps: dict[str, float] = {}  # topic -> s, how old its newest message says to be
         self.refused = 0
 
     @property
     def topics(self) -> dict[str, str]:
         """topic -> type of what has to be listened to."""
-        return {topic: entry.type for topic, entry in self._entries.items()}
+        return {entry.topic: entry.type for entry in self._entries.values()}
 
     def put(self, topic: str, message: Any, now: int, jumps: bool, wall: int = 0) -> Problem | None:
-        """None where it is used; `jumps` allows the arm to be somewhere else at once (a scene was reset).
+        """None where it is used, whole; `jumps` allows the arm to be somewhere else at once (a scene was reset).
 
         `wall` is the clock that stamps are made with, ns; 0: they are not looked at. They never decide.
         """
-        entry, header = self._entries[topic], getattr(message, "header", None)
+        header, found = getattr(message, "header", None), {}
         if wall and header and (stamp := header.stamp.sec * SECOND + header.stamp.nanosec):
             self._stamps[topic] = (wall - stamp) / SECOND
-        try:
-            values = vector(extract(entry, message), len(entry.names))
-        except MessageError as error:
-            return self._refuse(str(error), latches=isinstance(error, NotFinite))
-        if values is None:
-            return self._refuse(f"{topic}: expected sane numbers, got some beyond any joint", latches=True)
-        if not jumps and (reason := self._jump(entry, values, now)):
-            return self._refuse(reason, latches=True)
-        self._newest[topic] = (now, values)
+        for number, entry in self._entries.items():
+            if entry.topic != topic:
+                continue
+            try:
+                values = vector(extract(entry, message), len(entry.names))
+            except MessageError as error:
+                return self._refuse(str(error), latches=isinstance(error, NotFinite))
+            if values is None:
+                return self._refuse(f"{topic}: expected sane numbers, got some beyond any joint", latches=True)
+            if not jumps and (reason := self._jump(number, values, now)):
+                return self._refuse(reason, latches=True)
+            found[number] = (now, values)
+        self._newest |= found
         return None
 
     def age(self, now: int) -> float:
@@ -93,12 +100,13 @@ class Measured:
         unknown = np.array([place is None for place in self._where])
         return np.where(unknown, np.clip(values, self._limits.low, self._limits.high), values)
 
-    def _jump(self, entry: Numbers, values: np.ndarray, now: int) -> str:
-        if entry.topic not in self._newest:
+    def _jump(self, number: int, values: np.ndarray, now: int) -> str:
+        if number not in self._newest:
             return ""
-        received, before = self._newest[entry.topic]
+        received, before = self._newest[number]
+        entry = self._entries[number]
         for dim, place in enumerate(self._where):
-            if not place or place[0] != entry.topic or not self._limits.rated[dim]:
+            if not place or place[0] != number or not self._limits.rated[dim]:
                 continue
             moved = abs(values[place[1]] - before[place[1]])
             most = JUMP * self._limits.velocity[dim] * (now - received) / SECOND + self._limits.tolerance
@@ -120,12 +128,18 @@ def _joints(entry: Numbers) -> tuple[str, ...]:
     return entry.joints or entry.names
 
 
-def _where(topics: Topics) -> list[tuple[str, int] | None]:
-    known = {name: (entry.topic, i) for entry in _positions(topics) for i, name in enumerate(_joints(entry))}
-    where = []
+def _where(topics: Topics, entries: list[Numbers]) -> list[tuple[int, int] | None]:
+    known = {name: (number, i) for number, entry in enumerate(entries) for i, name in enumerate(_joints(entry))}
+    where: list[tuple[int, int] | None] = []
     for entry, part in zip(topics.action, topics.parts, strict=True):
         names = _joints(entry)
         if part.kind == "joint" and (missing := [name for name in names if name not in known]):
             raise ValueError(f"state: expected the joints of action {part.name} among {list(known)}, got no {missing}")
         where += [known.get(name) if part.kind == "joint" else None for name in names]
+    heard = {place[0] for place in where if place}
+    for entry, part in zip(topics.action, topics.parts, strict=True):
+        for dim, name in enumerate(_joints(entry), part.start):
+            place = known.get(name) if part.kind == "gripper" else None
+            if place and place[0] in heard and entries[place[0]].units[place[1]] == part.unit:
+                where[dim] = place
     return where

@@ -96,14 +96,17 @@ class Plans:
     def clear(self) -> None:
         self._now = self._next = None
 
-    def at(self, time: int, motion: Motion, dt: float) -> tuple[np.ndarray, Course] | None:
-        """Where to be at `time` (ns), a period of `dt` s after `motion` ends; None where no plan says it."""
+    def at(self, time: int, motion: Motion, dt: float, unsent: bool = False) -> tuple[np.ndarray, Course] | None:
+        """Where to be at `time` (ns), a period of `dt` s after `motion` ends; None where no plan says it.
+
+        `unsent`: no gripper was told anything yet, so that it does not come from where `motion` has it.
+        """
         if self._next and time > self._next[1]:
-            self._now, self._next = self._take_over(*self._next, time - round(dt * SECOND), motion, dt), None
+            self._now, self._next = self._take_over(*self._next, time - round(dt * SECOND), motion, dt, unsent), None
         position = self._now.at(time) if self._now else None
         return None if position is None else (position, self._now)
 
-    def _take_over(self, plan: Plan, start: int, now: int, motion: Motion, dt: float) -> Course | None:
+    def _take_over(self, plan: Plan, start: int, now: int, motion: Motion, dt: float, unsent: bool) -> Course | None:
         step = round(plan.dt * SECOND)
         times = start + step * np.arange(1, len(plan.actions) + 1, dtype=np.int64)
         join = max(start, now)
@@ -113,6 +116,8 @@ class Plans:
         velocity = motion.velocity if before is None else self._now.velocity(join, dt)
         if not left.any():
             return None
+        if unsent:
+            position = np.where(self.limits.rated, position, plan.actions[left][0])
         velocities = None if plan.velocities is None else np.vstack([velocity, plan.velocities[left]])
         positions = np.vstack([position, plan.actions[left]])
         return Course(plan.about, plan.dt, start, np.append(join, times[left]), positions, velocities)
