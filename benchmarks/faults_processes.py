@@ -6,11 +6,13 @@ import dataclasses
 import signal
 import time
 
+import faults_shared_memory
 import numpy as np
-from faults_case import Graph, expect
+from faults_case import Disturbed, Graph, expect
 from faults_common import OLD, RUNNING, ns
+from faults_proxy import dropped, passed
 from faults_rig import ARM, SECOND, Rig
-from ros_graph import until
+from ros_graph import claim_domain, until
 
 from robot_value import wire
 
@@ -71,6 +73,74 @@ def peer_lost(rig: Rig, rng: np.random.Generator) -> float:
         rig.arm.send(signal.SIGCONT)
     rig.run(timeout=5.0)
     return reaction
+
+
+def domain_changed(rig: Rig, rng: np.random.Generator) -> float:
+    """The driver is restarted in another domain: stops as if it was dead; back in ours the guard just goes on."""
+    rig.phase(rng)
+    rig.arm.popen.kill()
+    rig.arm.popen.wait()
+    time.sleep(0.02)
+    reaction = rig.stopped(rig.states.last)
+    rig.still()
+    elsewhere, claim = claim_domain()
+    try:
+        rig.arm = rig.start_arm(ROS_DOMAIN_ID=str(elsewhere))
+        heard_in(elsewhere, timeout=30.0)
+        since = ns()
+        time.sleep(0.5)
+        expect(rig.states.last < since and not rig.by(wire.POLICY, since), "the arm is heard from another domain")
+        rig.arm.end(signal.SIGKILL)
+    finally:
+        claim.close()
+    rig.renew_arm()
+    rig.run(timeout=5.0)
+    return reaction
+
+
+def heard_in(domain: int, timeout: float) -> None:
+    """Until the arm's state is heard in that domain."""
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.qos import qos_profile_sensor_data
+    from sensor_msgs.msg import JointState
+
+    context, heard = rclpy.Context(), []
+    rclpy.init(args=[], context=context, domain_id=domain)
+    node, executor = rclpy.create_node("elsewhere", context=context), SingleThreadedExecutor(context=context)
+    node.create_subscription(JointState, "/real/joint_states", heard.append, qos_profile_sensor_data)
+    executor.add_node(node)
+    end = time.monotonic() + timeout
+    try:
+        while not heard and time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.1)
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
+    expect(heard, f"no state in domain {domain}")
+
+
+def shared_memory_lost(rig: Rig, rng: np.random.Generator) -> None:
+    """The guard's /dev/shm is full, read-only, or not the others' (a container): it works, and stops, as ever."""
+    kind = str(rng.choice(["full", "unwritable", "another"]))
+    rig.guard.end(signal.SIGKILL)
+    rig.renew_guard(shared_memory=kind)
+    try:
+        if rig.guard.popen.poll() == faults_shared_memory.NOT_ALLOWED:
+            raise Disturbed(rig.guard.said)
+        rig.graph.wait_state(rig.guard)
+        rig.run()
+        since = ns()
+        time.sleep(1.0)
+        rig.undisturbed(since)
+        rig.states.rule = dropped
+        late = rig.stopped(ns())
+        expect(late <= OLD, f"/dev/shm {kind}: stopped after {late:.0f} ms")
+    finally:
+        rig.states.rule = passed
+        rig.guard.end(signal.SIGKILL)
+        rig.renew_guard()
+    rig.graph.wait_state(rig.guard)
 
 
 def terminated(rig: Rig, rng: np.random.Generator) -> float:
@@ -184,36 +254,6 @@ def wrong_state(rig: Rig, rng: np.random.Generator) -> None:
     expect(rig.graph.change("guard", "configure") and rig.graph.change("guard", "activate"), "did not come back")
 
 
-def callback_fails(rig: Rig, rng: np.random.Generator) -> None:
-    """Any callback of the guard raises whenever it is called: said, three times deactivate it, the process lives."""
-    from std_msgs.msg import Bool
-    from std_srvs.srv import SetBool, Trigger
-
-    rig.guard.end(signal.SIGKILL)
-    rig.renew_guard(broken=("raise", str(int(rng.integers(12)))))
-    until(lambda: rig.graph.state("guard") in ("active", "inactive"), 30.0, lambda: f"a guard, got {rig.guard.said}")
-    rig.scripted.start()
-    rig.human.start()
-    end = time.monotonic() + 8.0
-    while time.monotonic() < end and rig.guard.popen.poll() is None and "deactivating" not in rig.guard.said:
-        rig.estop.publish(Bool(data=False))
-        rig.intervention.publish(Bool(data=False))
-        for service in ("enable", "estop", "reset"):
-            rig.graph.call(SetBool if service == "enable" else Trigger, f"guard/{service}", timeout=0.3)
-    rig.human.stop()
-    said = rig.guard.said
-    expect(rig.guard.popen.poll() is None, f"the process ended: {said[-600:]}")
-    expect("Ordered" in said, f"the callback was never called: {said[:200]}")
-    if said.count("Ordered: ordered") >= 3:
-        expect(rig.graph.state("guard") == "inactive", "three errors, and still active")
-        late = ns()
-        time.sleep(0.2)
-        expect(not rig.by(wire.POLICY, late), "moves on")
-    rig.guard.end(signal.SIGKILL)
-    rig.renew_guard()
-    rig.graph.wait_state(rig.guard, timeout=30.0)
-
-
 CASES = (
     Graph("F27", "", "the guard is killed", RUNNING, "the arm stops; the next guard holds where the arm is",
           guard_killed, "it begins where it wants to", "guard_begins_anywhere"),
@@ -221,6 +261,10 @@ CASES = (
           "controllers queue their commands", "both_queue_commands"),
     Graph("F34", "peer", "the driver hangs and comes back", RUNNING, "stops; goes on without a restart", peer_lost,
           "states never grow old", "guard_ageless_states", OLD),
+    Graph("F34", "domain", "the driver comes back in another domain, then in ours", RUNNING,
+          "stops; goes on without a restart", domain_changed, "states never grow old", "guard_ageless_states", OLD),
+    Graph("F34", "shared memory", "the guard's /dev/shm is full, read-only or a container's", RUNNING,
+          "works and stops as ever", shared_memory_lost, "Fast DDS as it comes", "guard_on_shared_memory"),
     Graph("F36", "", "SIGTERM, SIGINT, Ctrl-C twice", RUNNING, "stops, exit code 0 or 130", terminated,
           "signals end the process", "guard_dies_on_signals", 5000.0),
     Graph("F33", "", "a second publisher on the controller's topic", RUNNING, "latched stop that names both",
@@ -229,8 +273,6 @@ CASES = (
           foreign_commands, "publishers are not counted", "guard_any_commander", 1200.0),
     Graph("F31", "guard", "deactivated in motion", RUNNING, "the stop completes, nothing afterwards", deactivated,
           "deactivate does not wait for rest", "guard_stops_at_once"),
-    Graph("F26", "guard", "a callback raises whenever it is called", "active", "said; three deactivate it",
-          callback_fails, "exceptions are not caught", "guard unsafe"),
     Graph("F30", "guard", "services and transitions in the wrong state", "inactive and unconfigured", "refused",
           wrong_state, "services answer in any state", "guard_always_willing"),
     Graph("F32", "guard", "every parameter, eight bad values, while active", RUNNING, "rejected, old value stays",

@@ -47,6 +47,7 @@ CONTROLLER = "/joint_trajectory_controller/joint_trajectory"
 UNSAFE = "guard unsafe"  # control of faults_broken.py
 BROKEN = str(Path(__file__).with_name("faults_broken.py"))
 UNPROTECTED = str(Path(__file__).with_name("faults_unprotected.py"))
+SHARED_MEMORY = str(Path(__file__).with_name("faults_shared_memory.py"))
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Rig:
         self.state, self.said = "nothing", {}  # of the guard
         self.diagnostics: list[tuple[int, Any]] = []
         self.broken: tuple[str, ...] = ()
+        self.shared_memory = ""  # of the guard: what is wrong with its /dev/shm, see faults_shared_memory.py
         self.killed = 0  # guards that were killed
         self.intruded = 0  # ns, when a stranger last commanded
         self.wall_clock = WallClock(self.folder) if kind == "wall clock" else None
@@ -98,14 +100,14 @@ class Rig:
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
-    def start_arm(self) -> Process:
+    def start_arm(self, **variables: str) -> Process:
         self.log = self.folder / "arm.jsonl"
         parameters = {"topics": str(self.topics_path), "model": "first_order", "log": str(self.log)}
         remap = {"/joint_states": "/real/joint_states", "/front/image_raw": "/real/front"}
         if isinstance(self.unprotected, str) and self.unprotected.startswith(("arm_", "both_")):
             named = {"name": "simulated_arm", "arguments": [self.unprotected, "simulated_arm"], "remap": remap}
-            return self.graph.start(UNPROTECTED, parameters, **named)
-        return self.graph.start("simulated_arm_node", parameters, remap=remap)
+            return self.graph.start(UNPROTECTED, parameters, variables=variables, **named)
+        return self.graph.start("simulated_arm_node", parameters, remap=remap, variables=variables)
 
     def start_guard(self) -> Process:
         parameters = {"topics": str(self.topics_path), **LIMITS, "estop_topic": "/estop", "reanchor": self.reanchor}
@@ -117,7 +119,11 @@ class Rig:
         if self.broken:
             unsafe = ["unsafe"] if self.unprotected == UNSAFE else []
             return self.graph.start(BROKEN, parameters, name="guard", arguments=["guard", *self.broken, *unsafe])
-        if isinstance(self.unprotected, str) and self.unprotected.startswith(("guard_", "both_")):
+        control = isinstance(self.unprotected, str) and self.unprotected.startswith(("guard_", "both_"))
+        if self.shared_memory:
+            words = [self.shared_memory, self.unprotected if control else "-", "guard"]
+            return self.graph.start(SHARED_MEMORY, parameters, name="guard", arguments=words)
+        if control:
             named = {"name": "guard", "arguments": [self.unprotected, "guard"]}
             return self.graph.start(UNPROTECTED, parameters, variables=variables, **named)
         return self.graph.start("guard_node", parameters, variables=variables)
@@ -130,12 +136,12 @@ class Rig:
         self.arm = self.start_arm()
         self.graph.wait_state(self.arm)
 
-    def renew_guard(self, broken: Sequence[str] = ()) -> None:
+    def renew_guard(self, broken: Sequence[str] = (), shared_memory: str = "") -> None:
         """After it was ended; `broken`: with a callback that fails, see faults_broken.py."""
         self.lives.append(self.commands)
         self.commands, self.state = [], "nothing"
         self.killed += self.guard.popen.poll() in (-signal.SIGKILL, 130)  # at once; 130: Ctrl-C twice
-        self.broken = tuple(broken)
+        self.broken, self.shared_memory = tuple(broken), shared_memory
         self.guard = self.start_guard()
 
     def another_guard(self, **parameters: Any) -> Process:
