@@ -21,7 +21,7 @@ import numpy as np
 
 from robot_value import wire
 from robot_value.deploy.steps_taken import StepsTaken
-from robot_value.deploy.ticking import Doorman, Ended, Live, Lockstep, Start, Told, Turn, spline_velocities
+from robot_value.deploy.ticking import Doorman, Ended, Live, Lockstep, Start, Told, Turn, aging, spline_velocities
 from robot_value.messages import MessageError
 from robot_value.protocols import ChunkFollower
 from robot_value.resampling import SECOND, Received, Tick
@@ -53,7 +53,7 @@ class Driving:
     lockstep: bool = False  # ticks by the frames' numbers instead of the clock; never on a real arm
     lead: float = 0.005  # s from sending a plan to its beginning, after a pause
     max_age: float = 0.5  # s; a decision that took longer is about a world that was, and is not executed
-    longest: float = 1.9  # s of a plan that is sent ahead; below what the guard accepts
+    longest: float = 1.9  # s that a plan may last; below what the guard accepts
     patience: float = 5.0  # s without fresh inputs until the episode is ended
     max_steps: int = 0  # control steps until an episode is ended; 0: never
     lag: int = 0  # L of ThinkAhead, control steps
@@ -62,6 +62,15 @@ class Driving:
     def __post_init__(self) -> None:
         if self.mode not in (SYNC, AHEAD, SHADOW):
             raise ValueError(f"mode: expected {SYNC}, {AHEAD} or {SHADOW}, got {self.mode!r}")
+
+    def check(self, execute: int, dt: float) -> None:
+        """Raises ValueError where a decision's steps last longer than a plan may: the arm would never move."""
+        most = int(self.longest / dt + 1e-6)
+        if self.mode == SYNC and not self.lockstep and execute > most:
+            raise ValueError(
+                f"execute: expected at most {most} steps, {self.longest:g} s (`longest`), got {execute}; the guard "
+                "refuses plans beyond its max_horizon: execute fewer steps, or raise max_horizon and then `longest`"
+            )
 
 
 class ArmRobot:
@@ -86,6 +95,7 @@ class ArmRobot:
         self.ages: dict[str, float] = {}  # topic -> s, at the newest tick
         self.stale: dict[str, str] = {}  # why the newest tick could not be used
         self._entries = {entry.topic: entry for entry in topics.observed}
+        self._aging = aging(topics)
         self._schema, self._seq = wire.schema(topics.spec), 0
         # A twist is a velocity, as true in a moment as now; other increments would be applied again.
         self._lasting = all(part.reference == "absolute" or is_twist(part) for part in topics.parts)
@@ -236,6 +246,7 @@ class ArmRobot:
             self._published = self._step, np.zeros((0, self.spec.action_dim), np.float32)
         if decision.chunk is self._chunk:
             return
+        self.driving.check(int(decision.execute[0]), self.spec.dt)
         self._chunk = decision.chunk
         self.counts["decisions"] += 1
         self.outbox.decision(decision)
@@ -326,7 +337,7 @@ class ArmRobot:
         used = {topic: received for topic, received in tick.used.items() if topic in self._entries}
         self._step, self._now = tick.step, tick.time
         self._history.append((state, images))
-        oldest = min(received.time for received in used.values())
+        oldest = min(received.time for topic, received in used.items() if topic in self._aging)
         self._observed = {step: ns for step, ns in self._observed.items() if step > tick.step - 256} | {
             tick.step: oldest
         }

@@ -38,7 +38,7 @@ class Program:
     name: str
     takes: Mapping[str, str] = field(default_factory=dict)  # its parameter -> argument
     sets: Mapping[str, Any] = field(default_factory=dict)  # its parameter -> value
-    when: str = ""  # argument that must be true; "": always
+    when: str = ""  # argument that must be true, or say something; "": always
 
     @property
     def executable(self) -> str:
@@ -71,13 +71,15 @@ STORE = Argument("store", "", "episode store to append to, a folder; empty: the 
 TASK = Argument("task", "", "what the robot is told to do, for policies that read it, and for the record")
 SIMULATED = Argument("simulated", "false", "true: start the simulated arm as well, no robot needed")
 TELEOP = Argument("teleop", "", "what a human takes over with: joystick, twist or trajectory; empty: nothing")
-RECORD = Argument("record", "true", "whether episodes are recorded")
+RECORD = Argument("record", "true", "false: episodes begin and end by the same services, and nothing of them is stored")
 GUARD = Argument("guard", "true", "false: another node commands the arm; nothing of ours publishes to its controllers")
+SWITCHES = (SIMULATED.name, RECORD.name, GUARD.name)  # true or false
 
 HERE = {"topics": "topics"}
 ARM = Program("simulated_arm", HERE, when="simulated")
 HUMAN = Program("teleop", {**HERE, "source": "teleop"}, when="teleop")
-RECORDER = Program("recorder", {**HERE, "store": "store", "task": "task"}, when="record")
+RECORDED = {**HERE, "store": "store", "task": "task"}
+RECORDER = Program("recorder", {**RECORDED, "keep": "record"})
 MODELS = {**HERE, "policy": "policy", "critic": "critic"}
 
 LAUNCHES = {
@@ -89,12 +91,23 @@ LAUNCHES = {
     "shadow": Launch(
         "The critic scores and logs, and nothing it says moves the arm: a first day on a robot.",
         (ROBOT, TOPICS, POLICY, CRITIC, STORE, TASK, SIMULATED, TELEOP, RECORD, GUARD),
-        (ARM, Program("guard", HERE, when="guard"), Program("steering", MODELS, {"mode": "shadow"}), HUMAN, RECORDER),
+        (
+            ARM,
+            Program("guard", HERE, when="guard"),
+            Program("steering", MODELS, {"mode": "shadow"}),
+            HUMAN,
+            Program("recorder", {**RECORDER.takes, "guarded": "guard"}),
+        ),
     ),
     "record": Launch(
         "Episodes of a human who drives the arm through the guard.",
         (ROBOT, TOPICS, STORE, TASK, SIMULATED, TELEOP, GUARD),
-        (ARM, Program("guard", HERE, when="guard"), HUMAN, Program("recorder", RECORDER.takes, {"steered": False})),
+        (
+            ARM,
+            Program("guard", HERE, when="guard"),
+            HUMAN,
+            Program("recorder", {**RECORDED, "guarded": "guard"}, {"steered": False}),
+        ),
     ),
     "replay": Launch(
         "A recorded episode through the topics, and what steering decides on it; no arm, no guard.",
@@ -173,16 +186,19 @@ def _existing(file: Path, argument: str) -> Path:
 
 
 def _wanted(program: Program, values: Mapping[str, str]) -> bool:
-    if not program.when:
-        return True
-    value = values[program.when].lower()
-    if program.when == "teleop":  # names what it is done with
-        return bool(value)
-    if value not in YES + NO:
-        raise LaunchError(f"{program.when}: expected true or false, got {value!r}")
-    return value in YES
+    return not program.when or bool(_meant(program.when, values[program.when]))
+
+
+def _meant(argument: str, value: str) -> str | bool:
+    """A switch as a bool, any other argument as the text it is."""
+    if argument not in SWITCHES:
+        return value
+    if value.lower() not in YES + NO:
+        raise LaunchError(f"{argument}: expected true or false, got {value!r}")
+    return value.lower() in YES
 
 
 def _process(program: Program, values: Mapping[str, str], file: Path) -> Process:
-    taken = {name: values[argument] for name, argument in program.takes.items() if values.get(argument)}
+    given = {name: argument for name, argument in program.takes.items() if values.get(argument)}
+    taken = {name: _meant(argument, values[argument]) for name, argument in given.items()}
     return Process(program.name, program.executable, (file,), {**taken, **program.sets})

@@ -51,8 +51,9 @@ class Config:
     store: str = ""  # folder of the episode store to append to; created where there is none
     bags: str = ""  # folder for one MCAP bag per episode, of everything that was heard; empty: none
     steered: bool = True  # steps as steering saw them; false: ticks of our own, to record demonstrations
+    guarded: bool = True  # actions as the guard executed them; false: as controllers were told, where no guard runs
     lockstep: bool = False  # steps by number instead of time; for tests with a lock-step arm only
-    source: str = "human"  # whose actions are recorded without steering: human, policy or expert
+    source: str = "human"  # whose actions are recorded without a guard: human, policy or expert
     task: str = ""  # text of the task, until the YAML's task topic says another
     seed: int = number(0, 0, 1 << 31)  # seed of episode 0; episode n has seed + n
     memory: float = number(2.0, 0.001, 1024.0)  # GiB of pictures that an episode may hold, and that may wait for disk
@@ -60,10 +61,13 @@ class Config:
     buffer: float = number(5.0, 0.1, 60.0)  # s of pictures kept until steering says which ones it saw
     grace: float = number(1.0, 0.3, 30.0)  # s to wait for what belongs to an ended episode; 10 x in lock-step
     shortest: int = number(2, 1, 1 << 20)  # steps; of a recording with gaps, shorter stretches are left out
+    keep: bool = True  # false: episodes begin and end, and nothing of them is stored
 
     def __post_init__(self) -> None:
         if self.source not in ("human", "policy", "expert"):
             raise ValueError(f"source: expected human, policy or expert, got {self.source!r}")
+        if self.lockstep and self.steered and not self.guarded:
+            raise ValueError("guarded: expected true in lock-step, got false; only a guard says of which step one is")
 
 
 class Recorder:
@@ -155,9 +159,12 @@ class Recorder:
             self._made.append((node.destroy_timer, node.every(period, callback)))
 
     def _sensors(self) -> list[str]:
-        """Topics that are resampled or go into a bag; steered and without bags, only the cameras."""
-        whole = self.config.bags or not self.config.steered
-        return list(self.topics.inputs) if whole else [entry.topic for entry in self.topics.cameras]
+        """Topics that are resampled or go into a bag; steered, guarded and without bags, only the cameras."""
+        if self.config.bags:
+            return list(self.topics.inputs)
+        observed = self.topics.cameras if self.config.steered else self.topics.observed
+        commanded = () if self.config.guarded else self.topics.action
+        return list(dict.fromkeys(entry.topic for entry in (*observed, *commanded)))
 
     def _hear_events(self, types: dict[str, Any]) -> None:
         """One topic may say several things."""
@@ -193,10 +200,10 @@ class Recorder:
     def _on_input(self, topic: str, stamped: bool, now: int, raw: bytes, opened: Callable) -> None:
         stamp, frame_id = header(raw) if stamped else (0, "")
         received = Received(now, stamp or time.time_ns(), opened)  # stamps are made with the wall's clock
-        if not self.config.steered:
-            self.master.put_input(topic, received)
-        elif any(entry.topic == topic for entry in self.topics.cameras):
+        if self.config.steered and any(entry.topic == topic for entry in self.topics.cameras):
             self.master.put_image(topic, received, frame_id)
+        else:
+            self.master.put_input(topic, received)
 
     def _on_episode(self, now: int, raw: bytes, opened: Callable) -> None:
         about = _parse_event(opened().data)

@@ -78,7 +78,7 @@ class Config:
     max_age: float = number(
         0.5, 0.01, 60.0
     )  # s; a decision about older inputs is not executed, as the guard would refuse
-    longest: float = number(1.9, 0.01, 60.0)  # s of a plan that is sent ahead; below the guard's max_horizon
+    longest: float = number(1.9, 0.01, 60.0)  # s that a plan may last; below the guard's max_horizon
     patience: float = number(5.0, 0.1, 3600.0)  # s without fresh inputs until the episode is ended
     max_steps: int = number(0, 0, 2**31)  # control steps until an episode is ended; 0: never
     max_frozen: float = number(0.0, 0.0, 60.0)  # s that a camera may show the same picture; 0: for ever (simulators do)
@@ -119,7 +119,6 @@ class Steering:
         self.heir = Heir(mapping.spec, node.get_logger().info)
         for line in self.thinking.warnings:
             node.get_logger().warning(line)
-        self.outbox = RosOutbox(node, self._ours, mapping, RECORD if config.lockstep else COMMAND)
         driving = Driving(
             mode=config.mode,
             lockstep=config.lockstep,
@@ -131,6 +130,8 @@ class Steering:
             lag=self.thinking.lag,
             max_frozen=config.max_frozen,
         )
+        driving.check(self.thinking.steerer.execute, mapping.spec.dt)
+        self.outbox = RosOutbox(node, self._ours, mapping, RECORD if config.lockstep else COMMAND)
         self.robot = ArmRobot(mapping, self.outbox, driving, self.thinking.policy.spec.n_obs_steps)
         self.display = _display(config, mapping.spec)
         self._listen(mapping)

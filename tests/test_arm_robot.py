@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from fakes import FixedPolicy
-from steered import LiveArm, LockstepArm, arm_robot, first_order, where_it_starts
+from steered import LiveArm, LockstepArm, arm_robot, first_order, joint_state, mapping, where_it_starts
 
-from robot_value.deploy.ticking import Ended, Start
+from robot_value.deploy.ticking import Ended, Start, aging
 from robot_value.loop import run_episodes
 from robot_value.ros_nodes.arm_robot import Driving
 from robot_value.steering.followers import blend, plain, splice
@@ -256,7 +256,7 @@ def test_ahead_the_arm_never_rests_and_plans_carry_the_chunks_rest():
 def test_ending_from_outside_wakes_the_loop_at_once():
     # mutation: look for the end at ticks only
     with LiveArm() as arm:
-        robot = arm_robot(arm, rate=1.0, max_age=0.5)
+        robot = arm_robot(arm, rate=1.0, max_age=0.5, longest=5.0)
         start = Start(1, 1, "", time.monotonic_ns())
         robot.play(start)
         arm.begin(start)
@@ -322,3 +322,36 @@ def test_ahead_a_gap_in_the_inputs_is_survived(follower):
         play(robot, arm, thinker, made)
         thinker.close()
     assert robot.counts["stale"] >= 1 and [why for _, _, why in arm.heard("ended")] == ["max_steps"]
+
+
+@pytest.mark.parametrize(("driving", "fine"), [({}, 38), ({"longest": 5.0}, 100), ({"mode": "ahead"}, 1000)])
+def test_a_decision_longer_than_any_plan_the_guard_takes_is_refused(driving, fine):
+    # mutation: no check (the guard refuses every plan, and the arm never moves); 38 steps of 0.05 s are not 1.9 s
+    Driving(**driving).check(fine, 0.05)
+    Driving(lockstep=True).check(1000, 0.05)
+    if "mode" not in driving:
+        with pytest.raises(ValueError, match=f"execute: expected at most {fine} steps, .* got {fine + 1}"):
+            Driving(**driving).check(fine + 1, 0.05)
+
+
+def test_a_later_decision_that_is_too_long_ends_the_episode_before_anything_is_sent():
+    # mutation: look at configure only; a version of an online run may execute more
+    with LiveArm() as arm:
+        robot = arm_robot(arm, longest=0.05)
+        with pytest.raises(ValueError, match="expected at most 2 steps"):
+            play(robot, arm, Steerer(policy_of(robot), execute=4))
+    assert arm.heard("plan") == arm.heard("decision") == []
+
+
+def test_what_holds_until_its_next_message_makes_no_plan_old():
+    # mutation: the oldest of all inputs
+    with LiveArm() as arm:
+        arm.silent.add("/joint_states")
+        robot = arm_robot(arm, max_age=".inf", max_steps=8)
+        robot.receive("/joint_states", joint_state(np.zeros(2), time.time_ns()))
+        time.sleep(0.6)  # more than Driving.max_age
+        summary, _ = play(robot, arm, Steerer(policy_of(robot), execute=4))
+    assert summary.steps == 8 and robot.counts["late"] == 0 and len(arm.heard("plan")) == 2
+    assert all(plan.about.created - plan.about.observed < 500_000_000 for plan in arm.heard("plan"))
+    assert aging(mapping(max_age=".inf")) == {"/front"}
+    assert aging(mapping(max_age=".inf", camera=False)) == {"/joint_states"}  # something must tell how old a plan is

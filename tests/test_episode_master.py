@@ -19,10 +19,10 @@ from robot_value.deploy.store_writer import StoreWriter, open_store
 from robot_value.episodes import EpisodeStore
 from robot_value.messages import MessageError
 from robot_value.resampling import Received
-from robot_value.types import HUMAN, SpecMismatch
+from robot_value.types import HUMAN, POLICY, SpecMismatch
 
-PLAIN = {"steered": True, "lockstep": False, "task": "lift", "seed": 100, "source": "human", "memory": 1.0}
-PLAIN |= {"free": 0.0, "grace": 1.0, "shortest": 1}
+PLAIN = {"steered": True, "guarded": True, "lockstep": False, "task": "lift", "seed": 100, "source": "human"}
+PLAIN |= {"memory": 1.0, "free": 0.0, "grace": 1.0, "shortest": 1, "keep": True}
 
 
 class Desk:
@@ -48,6 +48,34 @@ class Desk:
             received, frame = picture(k, number, lockstep)
             self.master.put_image("/wrist", received, frame)
             self.master.put_step(step(k, number, time, lockstep))
+
+    def say(self, topic, message):
+        self.master.put_input(topic, Received(self.now, 7, lambda: message))
+
+    def control(self, numbers):
+        """What a controller is told."""
+        point = SimpleNamespace(positions=list(numbers), time_from_start=SimpleNamespace(sec=0, nanosec=0))
+        self.say("/command", SimpleNamespace(joint_names=["a", "b", "c"], points=[point]))
+
+    def see(self, k):
+        """Without steering: the sensors at tick k."""
+        a, b, c = state(k).tolist()
+        self.say("/joint_states", SimpleNamespace(name=["c", "a", "b"], position=[c, a, b]))
+        self.say("/wrist", picture(k)[0].open())
+
+    def demonstrate(self, steps, act):
+        """Ticks 0..steps of the recorder's own, and `act(k)` in the middle of each step."""
+        self.see(0)
+        self.now += 1
+        self.master.start()
+        for k in range(steps):
+            self.now += STEP // 2
+            act(k)
+            self.now += STEP // 2 - 1
+            self.see(k + 1)
+            self.now += 1
+            self.master.poll()
+        self.now += 1
 
     def wait(self, seconds=5.0):
         self.now += int(seconds * 1e9)
@@ -200,39 +228,92 @@ def test_an_operators_word_ends_it_at_once(desk):
     assert episode.success is False and episode.terminated
 
 
-def test_without_steering_ticks_are_our_own_and_a_human_acts(desk):
+def test_without_steering_ticks_are_our_own_and_without_a_guard_controllers_say_what_a_human_does(desk):
     # mutation: the action of the step before; ticks only when a message comes; source policy
-    d = desk(steered=False)
-    joint_state = lambda values: SimpleNamespace(name=["c", "a", "b"], position=[values[i] for i in (2, 0, 1)])  # noqa: E731
-    point = lambda values: SimpleNamespace(  # noqa: E731
-        positions=values, time_from_start=SimpleNamespace(sec=0, nanosec=0)
-    )
-
-    def say(topic, message):
-        d.master.put_input(topic, Received(d.now, 7, lambda: message))
-
-    def everything(k):
-        say("/joint_states", joint_state(state(k).tolist()))
-        received, _ = picture(k)
-        say("/wrist", received.open())
-
-    everything(0)
-    d.now += 1
-    d.master.start()
-    for k in range(4):
-        d.now += STEP // 2
-        say("/command", SimpleNamespace(joint_names=["a", "b", "c"], points=[point(action(k).tolist())]))
-        d.now += STEP // 2 - 1
-        everything(k + 1)
-        d.now += 1
-        d.master.poll()
-    d.now += 1
+    d = desk(steered=False, guarded=False)
+    d.demonstrate(4, lambda k: d.control(action(k).tolist()))
     d.master.stop("success")
     (episode,) = d.wait()
     assert_same(episode.states, np.stack([state(k) for k in range(5)]))
     assert_same(episode.images["wrist"], np.stack([pixels(k) for k in range(5)]))
     assert_same(episode.actions, np.stack([action(k) for k in range(4)]))
     assert (episode.source == HUMAN).all() and episode.success is True and episode.terminated
+
+
+def test_without_steering_a_guard_says_what_was_executed_and_whose_it_was(desk):
+    # mutation: actions of the controllers' topics, all of them a human's; a plan whose steps are not our ticks
+    d, sources = desk(steered=False), [wire.HUMAN, wire.STOP, wire.POLICY, wire.HUMAN]
+
+    def act(k):
+        d.master.put_plan(command(k, d.now, numbers=[1, 1, 1]))
+        if k == 2:
+            d.control([2.0, 2.0, 2.0])
+        d.master.put_command(command(90 + k, d.now, sources[k], action(k), episode=7))
+
+    d.demonstrate(4, act)
+    d.master.stop("stop")
+    (episode,) = d.wait()
+    assert_same(episode.states, np.stack([state(k) for k in range(5)]))
+    assert_same(episode.actions, np.stack([action(k) for k in range(4)]))
+    assert episode.source.tolist() == [HUMAN, POLICY, POLICY, HUMAN] and episode.provenance["stopped"] == [1]
+    assert episode.commanded is None and d.master.notes == []
+
+
+def test_where_no_command_came_it_is_said_where_one_was_expected(desk):
+    # mutation: say it of every loss; the controllers' topics where a guard runs
+    for guarded, where in ((True, "executed; without a guard set guarded: false"), (False, "/command")):
+        d = desk(f"store{guarded}", steered=False, guarded=guarded)
+        d.demonstrate(3, lambda k: None)
+        d.master.stop("stop")
+        assert d.wait() == [] and d.master.notes[0].endswith(f"; no command came on {where}")
+
+
+def test_somebody_elses_arm_has_steerings_steps_and_the_controllers_actions(desk):
+    # mutation: actions by ticks of our own; commands of a guard; the command that came after the step
+    d = desk(guarded=False)
+    d.control(action(50).tolist())  # still in force when the episode begins
+    d.master.start()
+    began = d.now
+    for k in range(6):
+        d.now = began + 5 + k * STEP
+        received, frame = picture(k)
+        d.master.put_image("/wrist", received, frame)
+        d.now += 2  # steering says its tick a little later, and somebody commands in between
+        if k > 1:
+            d.control(action(k).tolist())
+        d.master.put_step(step(k, 0, d.now - 2))
+        d.master.put_command(command(k - 1, d.now, numbers=[1, 1, 1]))  # an older guard's, of a step that is over
+    d.master.ended(0, 5, "")
+    (episode,) = d.wait()
+    assert_same(episode.states, np.stack([state(k) for k in range(6)]))
+    assert_same(episode.actions, np.stack([action(k) for k in (50, 50, 2, 3, 4)]))
+    assert (episode.source == HUMAN).all()
+
+
+def test_without_a_guard_actions_are_whose_the_parameter_says_unless_a_human_intervenes(desk):
+    # mutation: a human's wherever no guard runs
+    d = desk(guarded=False, source="policy")
+    d.master.start()
+    for k in range(5):
+        d.master.human = k == 2
+        d.control(action(k).tolist())
+        d.master.put_image("/wrist", *picture(k))
+        d.now += STEP
+        d.master.put_step(step(k, 0, d.now))
+    d.master.ended(0, 4, "")
+    (episode,) = d.wait()
+    assert episode.source.tolist() == [POLICY, HUMAN, POLICY, POLICY]
+
+
+def test_where_nothing_is_kept_episodes_begin_and_end_all_the_same(desk):
+    # mutation: write it; announce nothing; the same number again
+    d = desk(keep=False)
+    for number in range(2):
+        assert d.master.start() == ""
+        d.play(3)
+        d.master.stop("success")
+        assert d.events[-1] | {"event": "success", "episode": number} == d.events[-1]
+    assert d.wait() == [] and d.over == [(0, False), (1, False)] and d.master.closing == []
 
 
 def test_a_message_that_cannot_be_read_loses_its_tick_and_no_more(desk):

@@ -21,6 +21,7 @@ import yaml
 
 from robot_value import flags, topics
 from robot_value.commands import robot
+from robot_value.episodes import EpisodeStore
 from robot_value.ros_nodes import node_table, start
 from robot_value.ros_nodes.node_table import LAUNCHES, LaunchError, command, processes
 from robot_value.safety import Limits
@@ -144,14 +145,33 @@ def test_a_real_arms_profile_stays_inside_what_its_maker_allows(robot):
 
 
 def test_arguments_reach_the_nodes_that_take_them_and_files_are_found():
-    # mutation: pass empty arguments on
+    # mutation: pass empty arguments on; a switch as text, which ROS refuses for a bool
     given = {"robot": "ur5e", "policy": "RUN/policy", "simulated": "true", "record": "false"}
     found = {each.name: each for each in processes("steer", given, LAUNCH)}
-    assert list(found) == ["simulated_arm", "guard", "steering"]
+    assert list(found) == ["simulated_arm", "guard", "steering", "recorder"]
+    assert found["recorder"].parameters["keep"] is False
     assert found["steering"].parameters == {"topics": str(PARAMS / "ur5e_topics.yaml"), "policy": "RUN/policy"}
     assert found["guard"].files == (PARAMS / "ur5e.yaml",)
     shadow = {each.name: each for each in processes("shadow", {"guard": "false", "critic": "C"}, LAUNCH)}
     assert shadow["steering"].parameters["mode"] == "shadow" and "guard" not in shadow
+    assert shadow["recorder"].parameters["guarded"] is False and shadow["recorder"].parameters["keep"] is True
+
+
+@pytest.mark.parametrize("guard", ["true", "false"])
+@pytest.mark.parametrize("launch", ["shadow", "record"])
+def test_the_recorder_knows_whether_there_is_a_guard(launch, guard):
+    # mutation: only in shadow; a guard that is not started
+    found = {each.name: each for each in processes(launch, {"guard": guard}, LAUNCH)}
+    assert found["recorder"].parameters["guarded"] is (guard == "true") is ("guard" in found)
+    assert found["recorder"].parameters.get("steered", True) is (launch == "shadow")
+
+
+@pytest.mark.parametrize("launch", ["steer", "shadow"])
+def test_whoever_steers_has_somebody_who_starts_episodes(launch):
+    # mutation: no recorder where nothing is to be recorded
+    for record in ("true", "false"):
+        found = {each.name: each for each in processes(launch, {"record": record}, LAUNCH)}
+        assert found["recorder"].parameters["keep"] is (record == "true")
 
 
 @pytest.mark.parametrize(
@@ -160,6 +180,7 @@ def test_arguments_reach_the_nodes_that_take_them_and_files_are_found():
         ({"robt": "ur5e"}, "did you mean 'robot'"),
         ({"robot": "ur6"}, "so101"),
         ({"record": "perhaps"}, "record: expected true or false"),
+        ({"simulated": "perhaps"}, "simulated: expected true or false"),
     ],
 )
 def test_a_mistake_is_one_clear_line(given, said):
@@ -284,10 +305,11 @@ def test_links_and_commands_of_the_guides_lead_somewhere(page):
 
 
 def test_the_table_starts_the_simulated_arm_guard_and_recorder_and_ctrl_c_ends_them(tmp_path):
-    # mutation: start_new_session=False (each node gets two Ctrl-C and ends with 130)
+    # mutation: start_new_session=False (each node gets two Ctrl-C and ends with 130); actions not from `executed`
     pytest.importorskip("rclpy")
-    from ros_graph import Graph
+    from ros_graph import Graph, until
     from std_msgs.msg import String
+    from std_srvs.srv import Trigger
 
     with Graph(tmp_path) as graph:
         from robot_value.ros_nodes.managed import LATCHED
@@ -301,10 +323,17 @@ def test_the_table_starts_the_simulated_arm_guard_and_recorder_and_ctrl_c_ends_t
             for name in ("simulated_arm", "guard", "recorder"):
                 wait_active(graph, name)
             states.wait()
+            assert graph.call(Trigger, "recorder/start").success
+            time.sleep(2.0)
+            assert graph.call(Trigger, "recorder/stop").success
+            until(lambda: "steps are stored" in (tmp_path / "log").read_text(), 10, "an episode")
         finally:
             running.send_signal(signal.SIGINT)
             code = running.wait(20)
         assert code == 0, (tmp_path / "log").read_text()[-2000:]
+    store = EpisodeStore.open(tmp_path / "episodes")
+    for episode in map(store.read, store.names()):
+        assert episode.provenance["stopped"] == list(range(len(episode)))  # nobody drove, the guard held the arm
 
 
 def wait_active(graph, name):

@@ -60,7 +60,7 @@ def both(tmp_path_factory):
     torch.set_num_threads(1)
     usual, store = play(folder / "usual", seeds), open_store(folder / "ours", SPEC)
     writer, album = StoreWriter(store), Album((), 1.0)
-    rules = Settings(True, True, "", 0, "human", memory=1.0, free=0.0, grace=1.0, shortest=1)
+    rules = Settings(True, True, True, "", 0, "human", memory=1.0, free=0.0, grace=1.0, shortest=1, keep=True)
     nodes = Nodes(None, seeds)
     words = (TOPICS, writer, album, rules, {}, lambda about: None, lambda number, kept: None, lambda: nodes.now)
     nodes.master = EpisodeMaster(*words)

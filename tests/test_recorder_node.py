@@ -15,6 +15,7 @@ from ros_graph import Graph, until
 
 from robot_value import wire
 from robot_value.episodes import EpisodeStore
+from robot_value.types import EXPERT, HUMAN, POLICY
 
 pytest.importorskip("rclpy")
 SECOND = 1_000_000_000
@@ -58,12 +59,12 @@ class Robot:
     def begin(self):
         self.process = self.graph.start("recorder_node", self.parameters)
         self.graph.wait_state(self.process)
-        steered = self.parameters.get("steered", True)
-        for name, publisher in self.publishers.items():
-            if steered or name not in ("step", "decision"):
-                everything = not steered or self.parameters.get("bags") or not name.startswith(("/command", "/joint"))
-                if everything:
-                    self.graph.wait_for_subscriber(publisher)
+        given = {"steered": True, "guarded": True, "bags": "", **self.parameters}
+        unheard = set() if given["steered"] else {"step", "decision"}
+        unheard |= {"/joint_states"} if given["steered"] and not given["bags"] else set()
+        unheard |= {"/command"} if given["guarded"] and not given["bags"] else set()
+        for name in self.publishers.keys() - unheard:
+            self.graph.wait_for_subscriber(self.publishers[name])
         return self
 
     def ask(self, event):
@@ -91,6 +92,13 @@ class Robot:
         message = Image(height=4, width=5, step=15, encoding="bgr8", data=pixels(k)[..., ::-1].tobytes())
         message.header.stamp.sec, message.header.stamp.nanosec = 1 + episode, k
         self.publishers["/wrist"].publish(message)
+
+    def joints(self, k):
+        from sensor_msgs.msg import JointState
+
+        message = JointState(name=["b", "c", "a"], position=state(k)[[1, 2, 0]].astype(float).tolist())
+        message.header.stamp.sec, message.header.stamp.nanosec = 1, k
+        self.publishers["/joint_states"].publish(message)
 
     def step(self, k, episode):
         about = {
@@ -215,21 +223,18 @@ def test_sigterm_keeps_what_is_whole_and_sigkill_loses_only_the_running_episode(
     assert r.ask("stop") == "" and len(r.stored(2)[1]) >= 2
 
 
-def test_demonstrations_are_recorded_without_steering(robot):
-    # mutation: wait for `step`; actions of the guard
-    from sensor_msgs.msg import JointState
-
-    r = robot(steered=False, shortest=5).begin()
+@pytest.mark.parametrize("guarded", [True, False])
+def test_demonstrations_are_recorded_without_steering(robot, guarded):
+    # mutation: wait for `step`; actions of the guard where there is none, or of the controllers where there is one
+    r = robot(steered=False, guarded=guarded, source="expert", shortest=5).begin()
     values, started = [], threading.Event()
     operator = threading.Thread(target=lambda: (r.start(), started.set()))
     while len(values) < 60 or not started.is_set() or values[-60][0] < r.began:
         k = len(values)
-        message = JointState(name=["b", "c", "a"], position=state(k)[[1, 2, 0]].astype(float).tolist())
-        message.header.stamp.sec, message.header.stamp.nanosec = 1, k
         values.append((time.monotonic_ns(), state(k)))
-        r.publishers["/joint_states"].publish(message)
+        r.joints(k)
         r.image(k)
-        r.trajectory("/command", [action(k)], 0, 0)
+        r.trajectory("executed" if guarded else "/command", [action(k)], 0, 0, wire.HUMAN)
         if k == 10:
             operator.start()
         time.sleep(0.008)
@@ -237,8 +242,26 @@ def test_demonstrations_are_recorded_without_steering(robot):
     (episode,) = r.stored(1)
     rows = {tuple(row) for _, row in values}
     assert all(tuple(row) in rows for row in episode.states) and len(episode) > 20
-    assert (episode.source == 2).all() and episode.success is True
+    assert (episode.source == (HUMAN if guarded else EXPERT)).all() and episode.success is True
     assert {tuple(action(k)) for k in range(len(values))} >= {tuple(a) for a in episode.actions}
+
+
+def test_an_arm_that_somebody_else_commands_is_recorded_as_steering_saw_it(robot):
+    # mutation: hear the controllers' topics without steering only; actions of the guard's topic
+    r = robot(guarded=False, source="policy").begin()
+    number = r.start()
+    for k in range(9):
+        r.image(k, number)
+        r.step(k, number)
+        time.sleep(0.004)
+        r.trajectory("/command", [action(k)], 0, 0)
+        r.trajectory("executed", [action(90)], k, number, wire.HUMAN)
+        time.sleep(0.05)  # until it is heard, on a busy machine, too
+    r.say("episode", json.dumps({"event": "ended", "episode": number, "steps": 8, "why": "max_steps"}))
+    (episode,) = r.stored(1)
+    assert_same(episode.states, np.stack([state(k) for k in range(9)]))
+    assert_same(episode.actions, np.stack([action(k) for k in range(8)]))
+    assert (episode.source == POLICY).all()
 
 
 def test_services_answer_in_every_state_and_a_wrong_configuration_is_one_line(robot, tmp_path):
@@ -256,6 +279,7 @@ def test_services_answer_in_every_state_and_a_wrong_configuration_is_one_line(ro
         ({"store": ""}, "store: expected a path"),
         ({"topics": "/nowhere"}, "/nowhere"),
         ({"source": "ghost"}, "expected human, policy or expert"),
+        ({"lockstep": True, "guarded": False}, "guarded: expected true in lock-step"),
         ({}, "expected one writer"),  # the first node holds the store
     ]
     started = [

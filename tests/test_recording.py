@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,9 @@ from recordings import (
 from robot_value import wire
 from robot_value.deploy.album import AT_LEAST, Album
 from robot_value.deploy.assembling import episodes, lost
-from robot_value.deploy.recording import Ending, parse_decision, parse_step
+from robot_value.deploy.recording import Controls, Ending, parse_decision, parse_step
+from robot_value.resampling import SECOND, Arrivals, Assembler, Received
+from robot_value.topics import parse
 from robot_value.types import HUMAN, POLICY
 
 
@@ -201,6 +204,53 @@ def test_what_was_planned_is_kept_where_something_else_was_executed():
     expected[3] = 0.5
     assert_same(episode.commanded, expected)
     np.testing.assert_array_equal(episode.actions[1], np.float32([0.25] * 3))
+
+
+MIXED = parse(
+    {
+        "rate": 100.0,
+        "max_skew": 1.0,
+        "state": [{"topic": "/s", "type": "std_msgs/msg/Float32", "names": ["s"], "unit": "rad", "max_age": 1.0}],
+        "action": [
+            {"name": "arm", "topic": "/arm", "type": "std_msgs/msg/Float32", "names": ["u"], "kind": "other"}
+            | {"unit": "1", "low": -99, "high": 99, "max_age": 0.02},
+            {"name": "more", "topic": "/more", "type": "std_msgs/msg/Float32", "names": ["d"], "kind": "other"}
+            | {"unit": "1", "low": -99, "high": 99, "reference": "previous", "max_age": 0.0099},
+        ],
+    }
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(times=st.lists(st.tuples(st.sampled_from(["/arm", "/more"]), st.integers(0, 16)), min_size=12, max_size=40))
+def test_without_a_guard_a_steps_action_is_that_of_the_resampling_rule(times):
+    # mutation: < end; a command for ever; increments twice or left out; the command of the step before
+    controls, assembler = Controls(MIXED), Assembler(MIXED, BEGIN)
+    heard = [
+        (topic, Received(BEGIN + half * STEP // 2, 0, lambda i=i: SimpleNamespace(data=float(i))))
+        for i, (topic, half) in enumerate(sorted(times, key=lambda each: each[1]))
+    ]
+    for topic, received in heard:
+        controls.put(topic, received)
+        controls.put("/s", received)
+    arrivals = Arrivals(heard)
+    for k in range(8):
+        for topic, received in arrivals.until(assembler.time(k)):
+            assembler.put(topic, received)
+        tick = assembler.take(k)
+        if k:
+            found = controls.action(assembler.time(k - 1), assembler.time(k))
+            assert (found is None) == bool(tick.stale_action)
+            assert found is None or found.tolist() == tick.action(MIXED).tolist()
+
+
+def test_what_controllers_were_told_is_kept_for_as_long_as_steering_may_be_late():
+    # mutation: keep all; drop the newest one although it holds
+    controls = Controls(TOPICS)
+    told = [Received(BEGIN + second * SECOND, 0, lambda: None) for second in (0, 1, 2, 9)]
+    for received in told:
+        controls.put("/command", received)
+    assert list(controls._kept["/command"]) == told[2:]
 
 
 # -- how it ends -------------------------------------------------------------------------------------------------------

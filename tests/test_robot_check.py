@@ -1,6 +1,7 @@
 """`robot-value robot check`: each thing that is wrong with an arm's topics is named, and a sound arm passes."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace as Message
 
 import draccus
@@ -14,6 +15,7 @@ from robot_value.commands import robot
 from robot_value.deploy import robot_check
 from robot_value.deploy.robot_check import FAIL, OK, WARN, Arrival, End, Heard
 
+ROOT = Path(__file__).resolve().parent.parent
 MEANING = topics.parse(
     {
         "rate": 20.0,
@@ -178,6 +180,28 @@ def test_only_commanded_joints_are_asked_for():
     assert len(asked) == 4 and "a" in asked[1]
 
 
+def test_joints_whose_commands_carry_no_names_are_checked_by_the_names_of_the_file():
+    # mutation: joints of JointTrajectory only, so that nothing of a UR5e is looked at
+    ur5e = topics.load(ROOT / "launch/params/ur5e_topics.yaml")
+    names = ur5e.state[0].joints
+    position = [0.0, 0.0, 3.5, 0.0, 6.0, 0.0, 0.4]  # the elbow may go to 3.09
+    heard = {"/joint_states": Heard(messages=[Message(name=list(names), position=position)])}
+    found = {line.about: line for line in robot_check.numbers(ur5e, heard)}
+    assert [name for name in names if found[name].level == FAIL] == ["elbow_joint"]
+    assert "expected -3.09 to 3.09" in found["elbow_joint"].text
+    asked, at = [], iter([row for i in range(6) for row in (np.zeros(7), 0.2 * np.eye(7)[i])])
+    lines = list(robot_check.walk(ur5e, lambda: next(at), asked.append))
+    assert [(line.about, line.level) for line in lines] == [(name, OK) for name in names[:6]] and len(asked) == 12
+
+
+def test_an_arm_whose_actions_name_no_joint_is_not_passed_in_silence():
+    # mutation: no line; names of whatever is no joint count as joints
+    (part,) = MEANING.parts
+    twist = dataclasses.replace(MEANING.action[0], joints=(), names=("a", "b"))
+    meaning = dataclasses.replace(MEANING, action=(twist,), parts=(dataclasses.replace(part, kind="other"),))
+    assert [(line.about, line.level) for line in robot_check.walk(meaning, None, None)] == [("move", WARN)]
+
+
 # -- the command, on the simulated arm ---------------------------------------------------------------------------------
 
 
@@ -194,7 +218,7 @@ def save(folder, kind, name, spec, **config):
 def arm(tmp_path, monkeypatch):
     """The simulated arm's real node; the command runs in this process, in the graph's domain."""
     pytest.importorskip("rclpy")
-    from ros_graph import ROOT, Graph
+    from ros_graph import Graph
 
     text = (ROOT / "launch/params/simulated_panda_first_order_topics.yaml").read_text()
     file = tmp_path / "topics.yaml"

@@ -338,6 +338,15 @@ def test_the_node_ends_with_1_and_the_reason_where_a_checkpoint_is_missing(tmp_p
         assert "policy: expected the folder of a checkpoint" in node.said and "Traceback" not in node.said
 
 
+def test_the_node_ends_with_1_and_the_reason_where_the_guard_would_refuse_every_plan(models, tmp_path, ros):
+    # mutation: begin, and never move
+    parameters = {"topics": str(topics_file(tmp_path)), "policy": str(models[0]), "critic": str(models[1])}
+    with ros.Graph(tmp_path) as graph:
+        node = graph.start("steering_node", {**parameters, "longest": 0.05})
+        assert node.popen.wait(90) == 1
+        assert "execute: expected at most 2 steps" in node.said and "Traceback" not in node.said
+
+
 def test_its_parameters_are_known_without_torch(ros):
     # mutation: import steering_setup or loop at the top
     code = "import sys, robot_value.ros_nodes.steering_node as s; print(s.Config.__name__, 'torch' in sys.modules)"

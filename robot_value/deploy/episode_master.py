@@ -24,7 +24,7 @@ from ..topics import Topics
 from ..types import Decision
 from .album import Album
 from .assembling import episodes, lost
-from .recording import Ending, Step, Take
+from .recording import Controls, Ending, Step, Take
 from .store_writer import StoreWriter
 
 GIB = 1 << 30
@@ -35,14 +35,16 @@ SETTLE = 0.2  # s after the end in which messages that were sent before it still
 @dataclass(frozen=True)
 class Settings:
     steered: bool  # steps are steering's; else ticks of our own
+    guarded: bool  # actions are what the guard executed; else what controllers were told
     lockstep: bool
     task: str  # where nobody says another
     seed: int  # of episode 0's scene; episode n has seed + n
-    source: str  # whose the actions are, without steering: wire.HUMAN, wire.POLICY or "expert"
+    source: str  # whose the actions are, without a guard: wire.HUMAN, wire.POLICY or "expert"
     memory: float  # GiB of pictures that one episode may hold, and that may wait for the disk
     free: float  # GiB that must be free where the store lies
     grace: float  # s to wait for what belongs to an episode that has ended
     shortest: int  # steps
+    keep: bool  # false: episodes begin and end, and nothing of them is stored
 
 
 class EpisodeMaster:
@@ -70,6 +72,7 @@ class EpisodeMaster:
         self._grace = settings.grace * (10 if settings.lockstep else 1)  # a lock-step graph is in nobody's hurry
         self._assembler: Assembler | None = None
         self._newest: dict[str, Received] = {}
+        self._controls = Controls(topics)
         self._command: wire.Plan | None = None
         self._tick = 0
 
@@ -82,7 +85,7 @@ class EpisodeMaster:
         if reason := self._full():
             return reason
         now, settings = self.clock(), self.settings
-        by_step = settings.lockstep or not settings.steered
+        by_step = not settings.guarded or (settings.lockstep and settings.steered)
         seed = settings.seed + self.number
         self.take = Take(self.topics, self.number, seed, self.task, now, by_step, counted=settings.lockstep)
         self.number += 1
@@ -105,7 +108,7 @@ class EpisodeMaster:
         if ending.event != "ended":  # steering has said so to everybody
             about = {"event": ending.event, "episode": take.number, "seed": take.seed, "task": take.task}
             self.announce(about | {"time": ending.time})
-        if ending.event == "discard":
+        if ending.event == "discard" or not self.settings.keep:
             self.closed(take.number, False)
         else:
             self.closing.append((take, self.clock()))
@@ -122,6 +125,8 @@ class EpisodeMaster:
     def put_step(self, step: Step) -> None:
         for take in self._open():
             take.put_step(step, self.album)
+            if not self.settings.guarded:
+                take.put_controls(step, self._controls, self._source)
         self._succeed()
 
     def put_image(self, topic: str, received: Received, frame_id: str) -> None:
@@ -131,20 +136,24 @@ class EpisodeMaster:
                 take.look(self.album)
 
     def put_input(self, topic: str, received: Received) -> None:
-        """For ticks of our own."""
+        """For ticks of our own, and for actions without a guard."""
         self._newest[topic] = received
+        self._controls.put(topic, received)
         if self._assembler is not None:
             self._assembler.put(topic, received)
 
     def put_command(self, command: wire.Plan) -> None:
-        self._command = command
-        if self.settings.steered:
+        """What the guard executed."""
+        if self.settings.guarded:
+            self._command = command
             for take in self._open():
                 take.put_command(command)
 
     def put_plan(self, plan: wire.Plan) -> None:
-        for take in self._open():
-            take.put_plan(plan)
+        """Its steps are those of steering; they are not the ticks of our own."""
+        if self.settings.steered:
+            for take in self._open():
+                take.put_plan(plan)
 
     def put_decision(self, decision: Decision) -> None:
         if (take := self._talked_about()) is not None:
@@ -204,7 +213,7 @@ class EpisodeMaster:
             tick = self._assembler.take(self._tick)
             self._tick += 1
             try:
-                self.take.put_tick(tick, wire.HUMAN if self.human else self.settings.source)
+                self.take.put_tick(tick, self._source)
             except MessageError as error:
                 self.refuse(error)
 
@@ -227,10 +236,17 @@ class EpisodeMaster:
         missing = ", ".join(f"{what} {count} times" for what, count in lost(take).items())
         if not kept or missing:
             into = f"{len(kept)} parts" if kept else f"nothing of {take.length} steps"
-            self.notes.append(f"episode {take.number}: {into} kept; lost: {missing or 'nothing, too short'}")
+            why = f"{missing or 'nothing, too short'}{self._unheard(take)}"
+            self.notes.append(f"episode {take.number}: {into} kept; lost: {why}")
         for episode in kept:
             self.writer.put(episode)
         self.closed(take.number, True)
+
+    def _unheard(self, take: Take) -> str:
+        """Where commands were expected, if none came."""
+        topics = [entry.topic for entry in self.topics.action]
+        where = "executed; without a guard set guarded: false" if self.settings.guarded else ", ".join(topics)
+        return "" if take.commands else f"; no command came on {where}"
 
     def _full(self) -> str:
         settings = self.settings
@@ -240,6 +256,11 @@ class EpisodeMaster:
         if self.free() < settings.free:
             return f"{self.writer.store.path}: expected {settings.free:g} GiB free, got {self.free():.2f}; make room"
         return ""
+
+    @property
+    def _source(self) -> str:
+        """Whose an action is, where no guard says it."""
+        return wire.HUMAN if self.human else self.settings.source
 
     def _open(self) -> list[Take]:
         return [take for take, _ in self.closing] + ([self.take] if self.take is not None else [])

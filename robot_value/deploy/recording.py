@@ -2,11 +2,12 @@
 
 Observations are those that steering says it used, bit by bit. Actions are what was executed, by the rule of
 resampling.py: of the step from t_k to t_{k+1} the newest command published at or before t_{k+1}; in lock-step, the
-command of step k. assembling.py makes stored episodes of it.
+command of step k; without a guard, what controllers were told. assembling.py makes stored episodes of it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +15,14 @@ import numpy as np
 
 from .. import wire
 from ..messages import extract
-from ..resampling import SECOND, Tick
+from ..resampling import SECOND, Received, Tick
 from ..topics import Topics
 from ..types import Decision
 from .album import Album, Frame, Key
 
 ENDINGS = ("stop", "success", "failure", "discard", "ended")  # "ended": by steering, e.g. after max_steps
 LAST = 1 << 20  # control steps that an episode may have
+LATEST = 2  # s that steering may take to say that a step is over
 TASK_ENDS = ("success", "failure")  # the episode is terminated; else truncated
 
 
@@ -69,6 +71,33 @@ class Command:
     source: str  # wire.POLICY, HUMAN or STOP
 
 
+class Controls:
+    """What controllers were told lately, where no guard says what was executed."""
+
+    def __init__(self, topics: Topics) -> None:
+        self.topics = topics
+        self._kept: dict[str, deque[Received]] = {entry.topic: deque() for entry in topics.action}
+
+    def put(self, topic: str, received: Received) -> None:
+        """Of other topics nothing is kept."""
+        kept = self._kept.get(topic, deque())
+        kept.append(received)
+        while len(kept) > 1 and kept[1].time < received.time - LATEST * SECOND:
+            kept.popleft()
+
+    def action(self, begin: int, end: int) -> np.ndarray | None:
+        """float32[A] of the step from `begin` to `end` (ns); None where none was in force. Raises MessageError."""
+        newest = {}
+        for entry in self.topics.action:
+            told = [received for received in self._kept[entry.topic] if received.time <= end]
+            if not told or end - told[-1].time > entry.max_age * SECOND:
+                return None
+            if entry.counted and sum(received.time > begin for received in told) != 1:
+                return None
+            newest[entry.topic] = told[-1]
+        return Tick(0, end, newest).action(self.topics)
+
+
 @dataclass(frozen=True)
 class Ending:
     event: str  # one of ENDINGS
@@ -86,7 +115,7 @@ class Take:
     seed: int  # key of its randomness
     task: str
     start: int  # ns
-    by_step: bool  # commands name their step (lock-step, or ticks of our own); else their time counts
+    by_step: bool  # commands name their step (lock-step, or no guard); else their time counts
     counted: bool = False  # lock-step: the i-th reward, and the i-th success, are step i's
     steps: dict[int, Step] = field(default_factory=dict)
     pictures: dict[Frame, np.ndarray] = field(default_factory=dict)  # uint8[h, w, 3]
@@ -110,15 +139,24 @@ class Take:
             self.look(album)
 
     def put_tick(self, tick: Tick, source: str) -> None:
-        """A tick of our own, without steering. What is stale at it is lost."""
+        """A tick of our own; what is stale at it is lost. `source`: whose the action is, where no guard says it."""
         if not tick.stale:
             frames = {entry.camera.name: tick.used[entry.topic].time for entry in self.topics.cameras}
             self.steps[tick.step] = Step(self.number, tick.step, tick.time, tick.state(self.topics), frames)
             for entry in self.topics.cameras:
                 if (frame := (entry.camera.name, frames[entry.camera.name])) not in self.pictures:
                     self._keep(frame, extract(entry, tick.used[entry.topic].open()))
-        if tick.step and not tick.stale_action:
+        if self.by_step and tick.step and not tick.stale_action:
             self.commands.append(Command(tick.time, tick.step - 1, tick.action(self.topics), source))
+
+    def put_controls(self, step: Step, controls: Controls, source: str) -> None:
+        """Without a guard: what controllers were told in the step that ends with `step`. Raises MessageError."""
+        before = self.steps.get(step.step - 1)
+        if step.episode != self.number or before is None:
+            return
+        action = controls.action(before.time, step.time)
+        if action is not None:
+            self.commands.append(Command(step.time, before.step, action, source))
 
     def put_command(self, plan: wire.Plan) -> None:
         about, action = plan.about, _single(plan.actions)[0]

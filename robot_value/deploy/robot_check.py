@@ -15,7 +15,7 @@ import numpy as np
 from ..messages import MessageError, extract
 from ..resampling import SECOND, Arrivals, Received, Tick, ticks
 from ..topics import NAMED, Numbers, Pictures, Topics
-from ..types import Spec
+from ..types import ActionPart, Spec
 from .ticking import FUTURE
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
@@ -163,7 +163,8 @@ def numbers(topics: Topics, heard: Mapping[str, Heard]) -> Iterator[Line]:
     limits = {
         joint: (low, high)
         for entry, part in zip(topics.action, topics.parts, strict=True)
-        for joint, low, high in zip(entry.joints, part.low, part.high, strict=False)  # none where nothing is named
+        if part.reference == "absolute"
+        for joint, low, high in zip(_commanded_joints(entry, part), part.low, part.high, strict=False)
     }
     for entry in topics.state:
         rows, reason = _read(entry, heard[entry.topic].messages)
@@ -177,6 +178,11 @@ def numbers(topics: Topics, heard: Mapping[str, Heard]) -> Iterator[Line]:
             inside = low <= rows[-1, i] <= high
             text = f"{rows[-1, i]:+.4f} {entry.units[i]}, moved {np.ptp(rows[:, i]):.4f}"
             yield Line(OK if inside else FAIL, name, text if inside else f"{text}; expected {low:g} to {high:g}")
+
+
+def _commanded_joints(entry: Numbers, part: ActionPart) -> tuple[str, ...]:
+    """As the state names them; none for what is no joint, or a gripper that names none."""
+    return entry.joints or (entry.names if part.kind == "joint" else ())
 
 
 def _read(entry: Numbers, messages: Sequence[Any]) -> tuple[np.ndarray, str]:
@@ -241,8 +247,11 @@ def latency(seconds: Sequence[float], execute: int, dt: float) -> Line:
 
 def walk(topics: Topics, read: Callable[[], np.ndarray], ask: Callable[[str], Any]) -> Iterator[Line]:
     """Ask for every commanded joint to be moved by hand; `read` gives float[S] now, `ask` returns when it was done."""
-    names, driven = topics.spec.state_names, {joint for entry in topics.action for joint in entry.joints}
+    names, entries = topics.spec.state_names, zip(topics.action, topics.parts, strict=True)
+    driven = {joint for entry, part in entries for joint in _commanded_joints(entry, part)}
     joints = [joint for entry in topics.state for joint in entry.joints or entry.names]
+    if not driven & set(joints):
+        yield Line(WARN, "move", "nothing is asked for: the actions name none of the state's joints")
     for i, (name, joint) in enumerate(zip(names, joints, strict=True)):
         if joint in driven:
             ask(f"Next is {name}. Let go of the arm, then press Enter.")

@@ -255,6 +255,12 @@ def frame_key(frame: str) -> tuple[int, int]:
     return int(episode), int(step)
 
 
+def aging(topics: Topics) -> set[str]:
+    """Topics whose age counts: those that hold until the next message (max_age .inf) only where there are no others."""
+    observed = topics.observed
+    return {entry.topic for entry in observed if entry.max_age < np.inf} or {entry.topic for entry in observed}
+
+
 @dataclass
 class Doorman:
     """Looks at every message when it comes: what cannot be used never reaches a mailbox, and is counted with a reason.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import numpy as np
 
 from robot_value import wire
 from robot_value.deploy.listening import message_class
+from robot_value.deploy.ticking import aging
 from robot_value.messages import extract
 from robot_value.topics import Topics
 
@@ -35,6 +35,7 @@ class Graph:
         self.names = [name for entry in topics.action for name in entry.names]
         self.schema, self._seq, self._observed = wire.schema(topics.spec), 0, 0  # _observed: ns
         self._targets = Targets(topics.spec, config.hold)
+        self._aging = aging(topics)
         self._heard: dict[str, tuple[int, Any]] = {}  # topic -> ns received, newest message
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)
@@ -74,7 +75,7 @@ class Graph:
         """topic -> float32[dims] or uint8[h, w, 3]; waits where one is stale, and meanwhile the guard stops the arm."""
         self._wait(lambda: not self._stale(), lambda: f"fresh messages of {self._stale()}")
         heard = {entry.topic: self._heard[entry.topic] for entry in self.topics.observed}
-        self._observed = min(received for received, _ in heard.values())
+        self._observed = min(heard[topic][0] for topic in self._aging)
         return {entry.topic: extract(entry, heard[entry.topic][1]) for entry in self.topics.observed}
 
     def send(self, action: np.ndarray) -> None:
@@ -127,9 +128,9 @@ class Graph:
             self._executor.spin_once(timeout_sec=0.1)
 
     def _stale(self) -> list[str]:
-        now, never = time.monotonic_ns(), (-math.inf, None)
-        ages = {each: (now - self._heard.get(each.topic, never)[0]) * 1e-9 for each in self.topics.observed}
-        return [entry.topic for entry, age in ages.items() if not age <= entry.max_age]
+        now, heard = time.monotonic_ns(), self._heard
+        fresh = [e for e in self.topics.observed if e.topic in heard and now - heard[e.topic][0] <= e.max_age * 1e9]
+        return [entry.topic for entry in self.topics.observed if entry not in fresh]
 
     def _wait(self, true: Callable[[], Any], what: Callable[[], str]) -> None:
         end = time.monotonic() + self.config.patience
