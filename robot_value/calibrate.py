@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,16 +20,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from . import components
 from .evaluate import Arm, executed_steps
 from .loop import run_episodes
-from .playing import Models, Play, Site, load, play_all, robot_of
-from .protocols import Robot
+from .playing import Models, Play, Site, load, play_all, robot_of, waves
+from .protocols import ChunkFollower, Robot
 from .report_plots import BLUE, GREY, STYLE
 from .steering.abstention import ALWAYS, Calibration, Setup, choose, thresholds
 from .steering.alarm import Alarm
 from .steering.confidence import confidence
 from .steering.gates.conformal import failure_score
 from .steering.steerer import Steerer
+from .steering.two_speeds import ThinkAhead
 from .types import Decision, Episode, Observation, Outcome, Scores, Selection, Situation
 from .workers import run_all
 
@@ -93,7 +96,7 @@ def failure_alarm(
 ) -> Alarm:
     """An alarm that at most a share `alpha` of the plain policy's successes would ever hear, for gate `conformal`."""
     shadow = listen_all(processes, site, models, arm, seeds, seed, partial(failure_score, score))
-    return Alarm.fit(shadow.heard[shadow.success & ~shadow.unstable], alpha, score)
+    return Alarm.fit(shadow.heard[shadow.success & ~shadow.unstable], alpha, score, shadow.setup)
 
 
 def listen_all(
@@ -105,26 +108,34 @@ def listen_all(
     seed: int,
     measure: Measure,
 ) -> Shadow:
-    """The shadow run, its seeds dealt out to the processes."""
-    parts = max(1, min(site.workers, len(seeds)))
-    calls = {i: (_listen, (Play(site, models, arm, tuple(seeds[i::parts]), seed), measure)) for i in range(parts)}
-    found = run_all(processes, calls, "shadow")
-    success, unstable = np.zeros((2, len(seeds)), bool)
-    heard = np.full((len(seeds), max(part.heard.shape[1] for part in found.values())), np.nan)
-    for i, part in found.items():
-        success[i::parts], unstable[i::parts] = part.success, part.unstable
-        heard[i::parts, : part.heard.shape[1]] = part.heard
-    return Shadow(success, unstable, heard, found[0].setup)
+    """The shadow run in the waves that thresholds are played in: an episode's last bits depend on its row."""
+    parts = waves(seeds, site.batch_size)
+    calls = {i: (_listen, (Play(site, models, arm, part, seed), measure)) for i, part in enumerate(parts)}
+    found = list(run_all(processes, calls, "shadow").values())
+    return Shadow(
+        success=np.concatenate([part.success for part in found]),
+        unstable=np.concatenate([part.unstable for part in found]),
+        heard=_padded([row for part in found for row in part.heard]),
+        setup=found[0].setup,
+    )
 
 
-def listen(robot: Robot, steerer: Steerer, seeds: Sequence[int], measure: Measure = confidence) -> Shadow:
+def listen(
+    robot: Robot,
+    steerer: Steerer,
+    seeds: Sequence[int],
+    measure: Measure = confidence,
+    follower: ChunkFollower | None = None,  # None: plain
+    lag: int | None = None,  # as an Arm's
+) -> Shadow:
     """The plain policy drives, and `measure` is noted at every decision. Takes the place of the steerer's gate."""
     steerer.gate = ear = Ear(measure)
-    summaries = run_episodes(robot, steerer, watchers=(ear,), seeds=tuple(seeds))
+    with nullcontext(steerer) if lag is None else closing(ThinkAhead(steerer, lag=lag, lockstep=True)) as thinker:
+        summaries = run_episodes(robot, thinker, follower, watchers=(ear,), seeds=tuple(seeds))
     return Shadow(
         success=np.array([summary.success for summary in summaries], bool),
         unstable=np.array([summary.unstable for summary in summaries], bool),
-        heard=_padded([ear.heard[summary.seed] for summary in summaries]),
+        heard=_padded([ear.heard.get(summary.seed, []) for summary in summaries]),  # none: broken at reset
         setup=Setup.of(steerer, steerer.critic),
     )
 
@@ -197,7 +208,9 @@ def _listen(job: Play, measure: Measure) -> Shadow:
     trained = load(job.models)
     execute = executed_steps(None, trained.policy, trained.critics)
     steerer = job.arm.steerer(trained.policy, trained.critics, execute, job.seed)
-    return listen(robot_of(job.site, trained.policy.spec.n_obs_steps), steerer, job.seeds, measure)
+    follower = components.load("followers", job.arm.follower).Config(**job.arm.follower_options).build()
+    robot = robot_of(job.site, trained.policy.spec.n_obs_steps)
+    return listen(robot, steerer, job.seeds, measure, follower, job.arm.lag)
 
 
 def _padded(rows: Sequence[Sequence[float]]) -> np.ndarray:

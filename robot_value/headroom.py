@@ -185,7 +185,9 @@ def _visit(robot: SimulatedRobot, steerer: Steerer, seeds: Sequence[int], at: Se
                 states = robot.save_state()
                 for row in np.flatnonzero(active):
                     points[row].append(_point(decision, row, index, states[row]))
-            outcome = robot.execute(_only(replace(decision, chunk=decision.candidates[:, 0]), active), FOLLOWER)
+            plain = replace(decision, chunk=decision.candidates[:, 0])
+            steerer.told(observation, plain)
+            outcome = robot.execute(_only(plain, active), FOLLOWER)
             observation, active = outcome.observation, active & ~outcome.done
         episodes += [Visited(seed, starts[row], tuple(points[row])) for row, seed in enumerate(group)]
     return episodes
@@ -254,8 +256,12 @@ def _play_batch(robot: SimulatedRobot, steerer: Steerer, jobs: Sequence[Job]) ->
     active, first = np.arange(len(rows)) < len(jobs), True
     success, unstable = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     while active.any():
-        decision = steerer(replace(observation, episode=keys), active)
-        outcome = robot.execute(_only(_forced(decision, rows) if first else decision, active), FOLLOWER)
+        seen = replace(observation, episode=keys)
+        decision = steerer(seen, active)
+        if first:
+            decision = _forced(decision, rows)
+            steerer.told(seen, decision)
+        outcome = robot.execute(_only(decision, active), FOLLOWER)
         success |= active & outcome.success
         unstable |= active & outcome.unstable
         observation, active, first = outcome.observation, active & ~outcome.done, False

@@ -351,6 +351,10 @@ class Situation:
     execute: int | None = None  # k, leading steps of a chunk that will be executed; None: all of them
     episode: np.ndarray | None = None  # int64[B], key of each robot's episode
     step: np.ndarray | None = None  # int64[B], control steps since reset
+    # A robot that delays decisions executes the first `committed` of `pending` before a chunk begins, and `context` is
+    # of the observation before them: whoever asks the critic again puts them in front (selection.from_observation).
+    pending: torch.Tensor | None = None  # float32[B, P, A], spec units
+    committed: torch.Tensor | None = None  # int64[B]; None: chunks begin with the observation
 
 
 @dataclass(frozen=True)

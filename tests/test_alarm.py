@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from robot_value.steering.alarm import Alarm, Monitor
+from robot_value.steering.setups import Setup
 
 
 def walks(rng: np.random.Generator, episodes: int, length: int = 30, varied: bool = True) -> np.ndarray:
@@ -113,6 +115,8 @@ def test_an_alarm_survives_its_file(tmp_path):
     alarm = Alarm.fit(walks(np.random.default_rng(7), 40), 0.1, "spread")
     path = alarm.save(tmp_path / "new" / "alarm.json")
     assert Alarm.load(path) == alarm
+    known = replace(alarm, setup=Setup("p", "c", "s", "r", "g", 4, 2))
+    assert Alarm.load(known.save(path)) == known  # mutation: the setup left a dict
     json.loads(path.read_text(), parse_constant=pytest.fail)
     for text in ("[]", '{"format_version": 1}', '{"format_version": 9}'):
         path.write_text(text)

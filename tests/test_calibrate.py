@@ -7,23 +7,28 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from math import comb
+from types import SimpleNamespace
 
 import numpy as np
+import proposer_fakes
 import pytest
 import torch
 from evaluation_fakes import Counter, PushCritic, Wanderer
-from fakes import FixedCritic, FixedPolicy, HomingCritic, HomingPolicy, observation, point_spec
+from fakes import FixedCritic, FixedPolicy, HomingCritic, HomingPolicy, PointMass, observation, point_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robot_value import calibrate, components
 from robot_value.evaluate import Arm, compare
-from robot_value.playing import Models, Play, Site
+from robot_value.playing import Models, Play, Site, Trained, waves
 from robot_value.steering.abstention import ALWAYS, NEVER, Calibration, Choice, Setup, choose, lower_bound, thresholds
 from robot_value.steering.confidence import confidence
 from robot_value.steering.gates.calibrated import Calibrated
 from robot_value.steering.gates.conformal import failure_score
+from robot_value.steering.proposers import retrieval
+from robot_value.steering.proposers.actor import Actor
 from robot_value.steering.selection import average, pick, uniform
+from robot_value.steering.setups import describe
 from robot_value.steering.steerer import Steerer
 from robot_value.types import Scores, Situation
 
@@ -173,6 +178,17 @@ def test_a_new_chunk_is_valued_by_the_critic():
         confidence(chunks, scores, new, replace(at, critic=None))
 
 
+def test_a_new_chunk_of_a_delayed_robot_is_valued_after_what_it_will_do_first():
+    # mutation: the pair as it is, from the observation on
+    critic = FixedCritic(point_spec(), 4, torch.tensor([[0.5, 3.0]]))
+    chunks, scores, at = scored_chunks([[0.0, 2.0]], critic)
+    pending = torch.tensor([[[0.1, 0.2], [0.3, 0.4], [9.0, 9.0]]])
+    new = average(chunks, uniform(at.finite), at)
+    confidence(chunks, scores, new, replace(at, pending=pending, committed=torch.tensor([2])))
+    assert critic.seen[0][0, :, :2].equal(pending[:, :2].expand(2, 2, 2))
+    assert critic.seen[0][0, 1, 2:].equal(new.chunk[0, :6]) and critic.seen[0][0, 0, 2:].equal(chunks[0, 0, :6])
+
+
 @pytest.mark.parametrize("hole", [0, 1])
 def test_what_has_no_finite_value_has_no_confidence_and_never_acts(hole):
     chunks, scores, at = scored_chunks([[0.0, 2.0, 1.0], [0.0, 2.0, 1.0], [1.0, 1.0, 1.0]])
@@ -271,6 +287,49 @@ def test_a_gate_refuses_what_it_was_not_calibrated_for(tmp_path, what, change):
         loaded.check(Steerer(HomingPolicy()), None)
 
 
+def made_with(proposer) -> Setup:
+    return Setup.of(SimpleNamespace(proposer=proposer, n=4, execute=4), HomingCritic())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("temperature", {"high": 1.4}),
+        ("gaussian", {"scale": 2.0}),
+        ("partial", {"pool": 2}),
+        ("seeds", {"pool": 2}),
+        ("primitives", {"which": ("stop",)}),
+        ("mixture", {"shares": (1.0, 3.0)}),
+        ("mixture", {"parts": ("samples", "temperature:high=1.9")}),
+    ],
+)
+def test_a_gate_refuses_a_proposer_with_other_options_and_a_file_that_does_not_know_them(name, options):
+    # mutation: the class's name alone in the Setup
+    config = components.load("proposers", name).Config
+    plain, other = made_with(config().build()), made_with(config(**options).build())
+    plain.check(made_with(config().build()))
+    for expected in (plain, replace(plain, proposer=type(config().build()).__name__)):
+        with pytest.raises(ValueError, match=r"proposer: expected .*, got .*calibrate. again"):
+            expected.check(other)
+
+
+def test_a_gate_refuses_an_actor_with_another_share_and_other_recorded_data():
+    # mutation: Actor.version without share; Retrieval described by its class
+    for one, other in [
+        (Actor(HomingPolicy(), 0.5), Actor(HomingPolicy(), 0.6)),
+        *([SimpleNamespace(config=retrieval.Config(data=data)) for data in ("a", "b")],),
+    ]:
+        with pytest.raises(ValueError, match="proposer: expected"):
+            made_with(one).check(made_with(other))
+
+
+@pytest.mark.parametrize("name", components.names("proposers"))
+def test_every_proposer_is_described_by_what_it_is_and_not_by_where_it_lies(name):
+    # mutation: repr of a part that shows its address
+    first, second = describe(proposer_fakes.build(name)), describe(proposer_fakes.build(name))
+    assert first == second and " at 0x" not in first
+
+
 # A whole calibration ------------------------------------------------------------------------------------------------
 
 
@@ -334,11 +393,52 @@ def test_shadow_results_return_in_the_order_of_the_seeds(played):
     np.testing.assert_allclose(found.heard, alone.heard, rtol=1e-5)
 
 
+def test_the_shadow_run_is_played_in_the_waves_of_the_thresholds(played, monkeypatch):
+    # mutation: seeds dealt out one by one: an episode would lie in another row than under a threshold
+    played(+1.0)
+    inner, jobs = calibrate._listen, []
+    monkeypatch.setattr(calibrate, "_listen", lambda job, measure: (jobs.append(job.seeds), inner(job, measure))[1])
+    calibrate.listen_all(None, Site(None, 4, 3), Models(0, None, {}), arm(NEVER), range(40, 51), 0, confidence)
+    assert jobs == waves(range(40, 51), 4) and [len(seeds) for seeds in jobs] == [4, 4, 3]
+
+
+def test_an_episode_that_broke_at_reset_is_heard_nothing_of():
+    class Broken(Counter):
+        def reset(self, tasks, seeds, rows=None):
+            seen = super().reset(tasks, seeds, rows)
+            self.over = np.isin(self.seed, self.unstable_seeds)
+            return seen
+
+    steerer = arm(NEVER).steerer(Wanderer(), {"main": PushCritic()}, 2, 0)
+    found = calibrate.listen(Broken(4, unstable_seeds=(31,)), steerer, range(30, 34))
+    # mutation: `ear.heard[summary.seed]`
+    assert found.unstable.tolist() == [False, True, False, False]
+    assert np.isfinite(found.heard).any(1).tolist() == [True, False, True, True]
+
+
+def test_the_shadow_run_thinks_ahead_and_follows_as_the_arm_does(monkeypatch):
+    # mutation: `_listen` without follower or lag
+    critics, seeds = {"main": HomingCritic()}, range(5, 9)
+    monkeypatch.setattr(calibrate, "load", lambda models: Trained(0, HomingPolicy(), critics))
+    monkeypatch.setattr(calibrate, "robot_of", lambda site, n_obs_steps: PointMass(4))
+    options = {"gate": "calibrated", "gate_options": {"threshold": NEVER}, "critic": "main"}
+    late = Arm("late", "argmax", n=4, **options, follower="ensemble", lag=3)
+    decided = {}
+    for each in (late, replace(late, follower="splice"), replace(late, lag=None, follower="plain")):
+        played = compare(PointMass(4), HomingPolicy(), critics, [each], seeds, progress=False).result("late")
+        found = calibrate._listen(Play(Site(None, 4, 1), Models(0, None, {}), each, tuple(seeds), 0), confidence)
+        assert found.success.tolist() == played.success[0].tolist()
+        decided[each.follower] = np.isfinite(found.heard).sum(), found.heard.tolist()
+        assert decided[each.follower][0] == sum(played.reasons.values())
+    assert len({str(heard) for _, heard in decided.values()}) == 3, "the three are told apart"
+
+
 def test_an_alarm_of_the_plain_policys_successes_rings_for_its_failures_first(played, tmp_path):
     played(+1.0)
     site, models = Site(None, 10, 2), Models(0, None, {})
     alarm = calibrate.failure_alarm(None, site, models, arm(NEVER), range(1000, 1400), 0, "value", 0.2)
     new = calibrate.listen_all(None, site, models, arm(NEVER), range(2000, 2400), 0, partial(failure_score, "value"))
     rings = alarm.rings(new.heard).any(1)
+    assert alarm.setup.n == 8 and alarm.setup.execute == 2
     assert alarm.score == "value" and 0 < alarm.episodes < 60  # mutation: failures among the calibration episodes
     assert rings[~new.success].mean() > 2 * rings[new.success].mean()

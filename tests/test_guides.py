@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +16,16 @@ from learning_fakes import spec, statistics
 
 from robot_value import components
 from robot_value.flow import euler, midpoint
+from robot_value.normalize import Statistics
 from robot_value.policies import diffusion, flow
+from robot_value.policies.lerobot_flow import integrate
 from robot_value.steering.guides import gradient, halving, particles, realtime
 from robot_value.steering.guides._resampling import ancestors, effective, shares
+from robot_value.steering.moved import ever_moved
 from robot_value.steering.proposal import Request
 from robot_value.steering.selectors import argmax
 from robot_value.steering.steerer import Steerer
-from robot_value.types import Features, Scores, Steering
+from robot_value.types import ActionPart, Features, Scores, Spec, Steering
 
 SPEC = spec(horizon=6)
 EXECUTE = 3
@@ -362,3 +366,70 @@ def test_a_diffusion_policy_refuses_real_time_chunking():
     r = request(build(POLICIES["diffusion"]), previous=previous(), guide=build_guide("realtime"))
     with pytest.raises(ValueError, match="use a flow policy"):
         r.sample(r.noise())
+
+
+# LeRobot's flow models ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("guide", ["gradient", "particles", "realtime"])
+def test_no_guide_moves_what_a_lerobot_model_knows_of_its_chunk(guide, start):
+    # mutations: `known - noise` as the prefix's velocity; the prefix not handed to the sampler; `start` not rolled back
+    r, prefix, steps, dims = request(build(POLICIES["flow"]), 12, previous=previous()), previous()[:, 1:3], 8, 4
+    mix = 0.3 * torch.randn(steps * dims, steps * dims, generator=torch.Generator().manual_seed(0))
+    steer, shown, given = build_guide(guide).begin(r), [], []
+
+    def velocity(x, t):  # every number's velocity depends on all others, so that J^T d reaches the prefix
+        shown.append((t, x.detach().view(3, 12, steps, dims)[:, :, start : start + 2, :2]))
+        return (x.flatten(1) @ mix).view_as(x)
+
+    def watched(x_hat, t):
+        assert torch.allclose(x_hat[:, :, :2], prefix[:, None].expand(-1, 12, -1, -1), atol=1e-5)
+        given.append(steer(x_hat, t))
+        return given[-1]
+
+    noise = r.noise()
+    x = integrate(velocity, noise, (steps, dims), 10, prefix, watched, start)
+    assert torch.allclose(x[:, :, :2], prefix[:, None].expand(-1, 12, -1, -1), atol=1e-5)
+    assert any(said.resample is not None or said.displacement is not None for said in given)
+    for t, at in shown:  # x_t = (1 - t) z + t prefix, z of the candidate itself or of its parent
+        drawn = (at - t * prefix[:, None]) / (1 - t)
+        gap = (drawn[:, :, None] - noise[:, None, :, :2]).abs().flatten(3).amax(3).amin(2)
+        assert gap.max() < 1e-3
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_without_prefix_and_guide_a_lerobot_model_is_plain_euler(start):
+    # mutation: the network sees the steps in another order
+    z = torch.randn(2, 3, 6, 2, generator=torch.Generator().manual_seed(0))
+    slope = torch.linspace(-1, 1, 8)[:, None]  # by the network's step
+    x = integrate(lambda x, t: slope * x, z, (8, 2), 10, None, None, start)
+    assert torch.allclose(x, z * (1 + slope[start : start + 6] / 10) ** 10, rtol=1e-5)
+
+
+# Dims that never moved ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["policy", "critic"])
+def test_a_dim_that_stood_still_in_the_data_is_not_pushed_and_takes_nothing_from_the_others(who):
+    # mutation: ever_moved asks only one of policy and critic; the mask after unit()
+    r = request(build(POLICIES["flow"]))
+    seen = statistics(SPEC)["action"]
+    getattr(r, who).statistics = {"action": replace(seen, std=seen.std * np.array([1.0, 1e-6], np.float32))}
+    x = r.sample(r.noise())[0]
+    d = gradient.Config(weight=0.3).build().begin(r)(x, 0.5).displacement / torch.from_numpy((SPEC.high - SPEC.low) / 2)
+    assert not d[..., 1].any()
+    assert torch.allclose(d[:, :, :EXECUTE].square().mean((2, 3)).sqrt(), torch.full((3, 6), 0.3))
+    published = gradient.Config(normalize=False).build().begin(r)(x, 0.5).gradient
+    assert not published[..., 1].any() and published[:, :, :EXECUTE, 0].all()
+
+
+@pytest.mark.parametrize(("std", "moves"), [(0.0, False), (9e-5, False), (9e-4, False), (2e-3, True)])
+def test_a_dim_moved_where_its_deviation_is_more_than_the_floor_and_a_thousandth_of_half_its_range(std, moves):
+    part = ActionPart("arm", 0, 2, "joint", "rad", (-1.0, -0.01), (1.0, 0.01))
+    about = Spec((part,), ("q",), ("rad",), dt=0.1, horizon=1, n_obs_steps=1)
+    model = SimpleNamespace(statistics={"action": Statistics(*([0.0, 0.0], [std, 2e-4], [-1, -1], [1, 1]), 9)})
+    # mutation: `low` left out of the range; no floor (the second dim would move at 1e-5)
+    assert ever_moved(about, model).tolist() == [moves, True]
+    assert ever_moved(about, SimpleNamespace(main=model)).tolist() == [moves, True], "a panel's main critic"
+    assert ever_moved(about, SimpleNamespace()).all(), "where nobody measured"

@@ -2,9 +2,11 @@
 
 import itertools
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 from evaluation_fakes import GOAL, HORIZON, STEPS, Counter, PushCritic, Wanderer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,8 @@ from robot_value.headroom import Config, headroom
 from robot_value.oracle import Tried, oracle, pass_at, summarise
 from robot_value.results import plain
 from robot_value.results_shape import HEADROOM
+from robot_value.steering.selection import pick
+from robot_value.steering.steerer import Steerer
 
 N = 4
 CRITICS = {"critic": PushCritic()}
@@ -229,3 +233,29 @@ def test_a_candidate_that_is_not_finite_is_refused():
 def test_a_plan_that_cannot_be_valued_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Config(**options)
+
+
+@dataclass
+class Remembering:
+    """A selector that takes the last candidate and notes what it was told of the last decision."""
+
+    uses_critic: bool = False
+    previous: list = field(default_factory=list)
+
+    def __call__(self, chunks, scores, situation):
+        self.previous.append(situation.previous)
+        return pick(chunks, torch.full((len(chunks),), chunks.shape[1] - 1))
+
+
+def test_what_was_executed_in_place_of_the_arms_own_choice_is_what_it_remembers():
+    # mutations: `steerer.told` left out of _visit, or out of _play_batch
+    selector = Remembering()
+    steerer = Steerer(Wanderer(), selector=selector, n=3, execute=1)
+    (visited,) = module._visit(Counter(1), steerer, [20], (0, 1))
+    first = visited.points[0].chunks
+    told = float(selector.previous[1][0, 0])
+    assert told == first[0, 1] and told != first[2, 1], "candidate 0 was executed, not the selected one"
+    selector.previous.clear()
+    job = module.Job(visited.start, np.array([[0.25], [0.5]], np.float32), key=3)
+    module._play_batch(Counter(1), steerer, [job])
+    assert selector.previous[0] is None and float(selector.previous[1][0, 0]) == 0.5

@@ -8,6 +8,7 @@ import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import draccus
 import numpy as np
@@ -17,7 +18,8 @@ import torch
 from fakes import observation
 from ros_graph import Graph
 
-from robot_value import checkpoint, components
+from robot_value import checkpoint, components, topics
+from robot_value.deploy.ticking import aging
 from robot_value.normalize import Statistics
 from robot_value.policies import lerobot_vla
 from robot_value.sim import ogbench_robot, robosuite_robot
@@ -208,6 +210,22 @@ def test_steered_step_by_step_it_does_what_the_steerer_decides(plugins, models, 
     assert all(len(line["value"]) == n and line["index"] == int(np.argmax(line["value"])) for line in lines)
 
 
+def test_a_chunk_that_was_returned_counts_as_executed_when_the_next_one_is_asked_for(plugins, models, tmp_path):
+    # mutation: a step per call: noise and times of decisions that were never made
+    from lerobot_policy_robot_value.configuration_robot_value import RobotValueConfig
+    from lerobot_policy_robot_value.modeling_robot_value import RobotValuePolicy
+
+    log, batch = tmp_path / "decisions.jsonl", {"observation.state": torch.zeros(1, 5), "task": [""]}
+    config = RobotValueConfig(base_path=models[0], critic_path=models[1], num_candidates=2, selector="argmax")
+    policy = RobotValuePolicy(replace(config, decisions_path=str(log)))
+    for _ in range(2):
+        policy.reset()
+        for _ in range(3):
+            assert policy.predict_action_chunk(batch).shape == (1, SCOPE, 2)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == 2 * [0, SCOPE, 2 * SCOPE]
+
+
 def test_without_critic_and_selector_it_is_the_base_policy_to_the_bit(plugins, models):
     # mutation: normalise twice, or draw candidates where nothing was asked for
     from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
@@ -247,6 +265,23 @@ def test_targets_are_met_at_the_speed_of_a_steady_stream_and_held_from_rest(plug
     part = ActionPart("arm", 0, 2, "joint", "rad", (-1.0, -1.0), (1.0, 1.0), reference="previous")
     points, velocities = Targets(Spec((part,), ("a", "b"), ("rad", "rad"), 0.1), hold=0.35).plan(step, 0.0)
     assert points.shape == (1, 2) and velocities is None
+
+
+def test_what_holds_until_its_next_message_makes_no_plan_old_and_must_have_come_once(plugins):
+    # mutation: the oldest of all topics; a topic that was never heard is fresh, because .inf <= .inf
+    from lerobot_robot_robot_value.graph import Graph as Arm
+
+    one = {"type": "std_msgs/msg/Float32", "unit": "rad"}
+    states = [{**one, "topic": f"/{n}", "names": [n], "max_age": age} for n, age in (("joint", 60.0), ("goal", np.inf))]
+    action = {**one, "name": "u", "topic": "/u", "names": ["u"], "kind": "other", "low": 0, "high": 1, "max_age": 0.1}
+    arm = Arm.__new__(Arm)
+    arm.topics = topics.parse({"rate": 10.0, "max_skew": np.inf, "state": states, "action": [action]})
+    arm.config, arm._aging, now = SimpleNamespace(patience=0.01), aging(arm.topics), time.monotonic_ns()
+    arm._heard = {"/joint": (now, SimpleNamespace(data=1.0))}
+    with pytest.raises(ConnectionError, match=r"fresh messages of \['/goal'\]"):
+        arm.newest()
+    arm._heard["/goal"] = (now - 10**12, SimpleNamespace(data=2.0))
+    assert arm.newest()["/goal"].tolist() == [2.0] and arm._observed == now
 
 
 TOPICS = Path(__file__).resolve().parents[1] / "launch" / "params" / "simulated_panda_first_order_topics.yaml"

@@ -198,6 +198,26 @@ def test_a_held_prefix_walks_its_own_path_inside_the_sampler(name):
 
 
 @pytest.mark.parametrize("name", FLOWS)
+def test_a_held_prefix_stays_where_it_is_whatever_a_guide_does(name):
+    # mutation: integrate gives the sampler no prefix
+    policy = loaded(name)
+    at = seen(policy, 2)
+    prefix, draws = torch.full((2, 3, tiny.ACTION_DIM), 0.3), noise(policy.spec, at, 3)
+    resample, affine = torch.tensor([[0, 2, 2], [0, 1, 1]]), policy.affine()
+
+    def sampled(pull_back):
+        def guide(x_hat, t):
+            return Steering(displacement=torch.ones_like(x_hat), pull_back=pull_back, resample=resample)
+
+        with torch.no_grad():
+            x = policy._family.sample(policy.model, policy.encode(at), draws, affine.normalize(prefix), guide)
+        return affine.unnormalize(x)
+
+    for x in (sampled(False), sampled(True)):
+        assert torch.allclose(x[:, :, :3], prefix[:, None].expand(-1, 3, -1, -1), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FLOWS)
 def test_a_guide_sees_chunks_in_spec_units_and_moves_them_there(name):
     # mutations: the guide sees the padded dims, or model units; its displacement is not scaled
     policy, hats = loaded(name), []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from fakes import FixedCritic, FixedPolicy, HomingCritic, HomingPolicy, observat
 from robot_value import components
 from robot_value.steering.alarm import Alarm
 from robot_value.steering.confidence import deviation
+from robot_value.steering.gates.conformal import Conformal
 from robot_value.steering.gates.disagreement import disagreement
 from robot_value.steering.selection import average, pick
+from robot_value.steering.setups import Setup
 from robot_value.steering.steerer import Steerer
 from robot_value.types import Scores, Situation
 
@@ -220,3 +223,28 @@ def test_a_conformal_gate_refuses_an_alarm_on_what_it_cannot_score():
         gate_of("sometimes")
     with pytest.raises(ValueError, match="among value, spread, disagreement, got 'photons'"):
         gate_of("alarmed", "photons")
+
+
+@pytest.mark.parametrize(
+    ("score", "refused", "accepted"),
+    [
+        ("value", {"policy", "critic", "execute"}, {"selector", "proposer", "guide", "n"}),
+        ("disagreement", {"policy", "proposer", "guide", "n", "execute"}, {"critic", "selector"}),
+    ],
+)
+def test_a_conformal_gate_refuses_parts_for_which_nobody_knows_what_is_normal(score, refused, accepted):
+    # mutation: no `check`, or one that compares everything
+    def steerer(**other):
+        parts = {name: SimpleNamespace(version="a") for name in ("policy", "critic", "selector", "proposer", "guide")}
+        return SimpleNamespace(**{**parts, "n": 4, "execute": 2, **other})
+
+    plain = steerer()
+    conformal = Conformal(replace(alarm(score=score), setup=Setup.of(plain, plain.critic)))
+    for name in refused | accepted:
+        other = steerer(**{name: 3 if name in ("n", "execute") else SimpleNamespace(version="b")})
+        if name in accepted:
+            conformal.check(other, other.critic)
+        else:
+            with pytest.raises(ValueError, match=f"{name}: expected .*, got .*calibrate. again"):
+                conformal.check(other, other.critic)
+    Conformal(alarm(score=score)).check(plain, plain.critic)  # an alarm that does not say is taken as it is

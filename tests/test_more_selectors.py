@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from contracts import candidates, situation
-from fakes import FixedPolicy, HomingCritic, observation, point_spec
+from fakes import FixedPolicy, HomingCritic, HomingPolicy, observation, point_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robot_value import components
+from robot_value.normalize import Statistics
 from robot_value.steering.selection import best, zscore
 from robot_value.steering.selectors.coherent import best_share
 from robot_value.steering.steerer import Steerer
@@ -321,6 +322,34 @@ def test_rotations_are_still_rotations_after_the_climb():
     selection = climb(critic, chunks, steps=100, step=0.05)  # mutation: without to_rotations the norm is off
     torch.testing.assert_close(selection.chunk[0, :, 3:].norm(dim=1), torch.ones(2))
     torch.testing.assert_close(selection.chunk[0], goal.expand(2, 7), atol=5e-3, rtol=0)
+
+
+def test_on_a_robot_that_delays_decisions_climbing_asks_about_what_will_be_executed():
+    # mutation: `from_observation` left out of `_judge`: 0.2 m from the origin, which is the chunk's alone
+    spec = point_spec(horizon=8)
+    pending = np.array([[[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [9.0, 9.0]], [[9.0, 9.0]] * 2], np.float32)
+    committed = np.array([2, 1, 0])
+    seen = observation(spec, 3, pending=pending, committed=committed)
+    seen = replace(seen, state=np.full_like(seen.state, -0.1))
+    critic = HomingCritic(spec, scope=4)
+    decision = Steerer(HomingPolicy(spec), critic, selector("climb", steps=100, step=0.1), n=4)(seen)
+    for row, c in enumerate(committed):
+        whole = torch.from_numpy(np.concatenate([pending[row, :c], decision.chunk[row]])[:8])
+        assert critic.score(critic.encode(seen.rows([row])), whole[None, None], None).value > -5e-3
+        same = decision.candidates[row, :, 4 - c :] == decision.chunk[row, 4 - c :]
+        assert same.all((1, 2)).any(), "what the critic does not see stays"
+
+
+def test_a_dim_that_stood_still_in_the_critics_data_stays_and_the_others_climb():
+    # mutation: without `* able` the second number takes the whole step
+    critic = Landscape(lambda x: -((x - torch.tensor([0.3, 1e-3])) / torch.tensor([0.5, 1e-4])).square().sum((2, 3)))
+    std, limit = np.array([0.5, 0.0], np.float32), np.ones(2, np.float32)
+    critic.statistics = {"action": Statistics(0 * limit, std, -limit, limit, 9)}
+    chunks = torch.zeros(1, 1, 4, 2)
+    first = climb(critic, chunks, steps=1, step=0.02).chunk[0, :K]
+    torch.testing.assert_close(first, torch.tensor([0.04, 0.0]).expand(K, 2))  # of the range 2: rms of what moves
+    arrived = climb(critic, chunks, steps=100, step=0.05).chunk[0, :K]
+    torch.testing.assert_close(arrived, torch.tensor([0.3, 0.0]).expand(K, 2), atol=5e-3, rtol=0)
 
 
 # Coherent

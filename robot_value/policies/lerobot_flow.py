@@ -28,32 +28,39 @@ def integrate(
     guide: Guide | None,  # in model units, over [B, n, H, A]
     start: int = 0,  # the chunk's first step among those of the network
 ) -> Tensor:
-    """Chunks [B, n, H, A] in model units."""
-    (horizon, action_dim), whole = noise.shape[2:], around(noise, *size, start)
-    known = None if prefix is None else pad(prefix, (0, size[1] - action_dim))[:, None]  # padded dims are 0 in training
+    """Chunks [B, n, H, A] in model units. The sampler has the chunk's steps in front, so that it can hold a prefix."""
+    horizon, action_dim = noise.shape[2:]
+    known = None if prefix is None else pad(prefix, (0, size[1] - action_dim))  # padded dims are 0 in training
 
+    # What is known goes straight to its end, from wherever it is: v = (prefix - x) / (1 - t), so that x_hat = prefix
     def field(x: Tensor, t: float) -> Tensor:
-        v = velocity(x.flatten(0, 1), t).view_as(x)
+        v = velocity(x.roll(start, 2).flatten(0, 1), t).view_as(x).roll(-start, 2)
         if known is None:
             return v
-        end = start + known.shape[2]  # what is known walks its straight path: v = prefix - z
-        return torch.cat([v[:, :, :start], known - whole[:, :, start:end], v[:, :, end:]], 2)
+        p = known.shape[1]
+        return torch.cat([(known[:, None] - x[:, :, :p]) / (1 - t), v[:, :, p:]], 2)
 
     field: Velocity
-    x = euler(field, whole, evaluations, None if guide is None else _on_chunk(guide, noise.shape, size, start))
-    return x[:, :, start : start + horizon, :action_dim]
+    whole = None if guide is None else _on_chunk(guide, noise.shape, size, start)
+    x = euler(field, _front(noise, size, start), evaluations, whole, known)
+    return x[:, :, :horizon, :action_dim]
+
+
+def _front(noise: Tensor, size: tuple[int, int], start: int) -> Tensor:
+    """Noise [B, n, steps, dims] around a chunk's own, the steps before the chunk moved to the end."""
+    return around(noise, *size, start).roll(-start, 2)
 
 
 def _on_chunk(guide: Guide, shape: torch.Size, size: tuple[int, int], start: int) -> Guide:
     """A guide of chunks [B, n, H, A] as one of all that the network denoises; the rest is left as it is."""
     horizon, action_dim = shape[2:]
-    margins = (0, size[1] - action_dim, start, size[0] - start - horizon)
+    margins = (0, size[1] - action_dim, 0, size[0] - horizon)
 
     def whole(x_hat: Tensor, t: float) -> Steering:
-        given = guide(x_hat[:, :, start : start + horizon, :action_dim], t)
+        given = guide(x_hat[:, :, :horizon, :action_dim], t)
         pushes = {name: getattr(given, name) for name in ("gradient", "displacement")}
         pushes = {name: None if push is None else pad(push, margins) for name, push in pushes.items()}
-        noise = None if given.noise is None else around(given.noise, *size, start)
+        noise = None if given.noise is None else _front(given.noise, size, start)
         return replace(given, **pushes, noise=noise)
 
     return whole

@@ -21,7 +21,7 @@ from ..steering.proposal import Proposal
 from ..steering.selection import scored
 from ..steering.selectors.first import First
 from ..steering.settle import Settled, settle
-from ..steering.steerer import Steerer
+from ..steering.steerer import Steerer, ahead
 from ..types import Scores, Situation
 from .scribe import Moment
 
@@ -102,6 +102,7 @@ class Alternatives:
             execute=steerer.execute,
             episode=observation.episode,
             step=start_step,
+            **ahead(observation, proposal.chunks.device),
         )
         selection = steerer.selector(proposal.chunks, scores, situation)
         gate = steerer.gate(proposal.chunks, scores, selection, situation)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from scipy import stats
 
 from ..episodes.durable import replace_file
 from ..untrusted import check_version, read_json
+from .setups import Setup
 
 FORMAT_VERSION = 1
 ALWAYS, NEVER = -math.inf, math.inf  # the ends of all thresholds
@@ -99,36 +100,6 @@ def lower_bound(wins: int, losses: int, n: int, level: float) -> float:
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What a threshold was calibrated for: any other part, and its gain is unknown."""
-
-    policy: str  # component and checkpoint hash
-    critic: str  # component and checkpoint hash
-    selector: str  # with its options
-    proposer: str  # with its options
-    guide: str  # with its options
-    n: int  # candidates per decision
-    execute: int  # steps until the next decision
-
-    @classmethod
-    def of(cls, steerer: Any, critic: Any) -> Setup:
-        """Of a Steerer that is about to use `critic`."""
-        parts = {name: _describe(getattr(steerer, name, None)) for name in ("policy", "selector", "proposer", "guide")}
-        return cls(critic=_describe(critic), n=steerer.n, execute=steerer.execute, **parts)
-
-    def check(self, other: Setup) -> None:
-        lines = [
-            f"{item.name}: expected {getattr(self, item.name)!r}, got {getattr(other, item.name)!r}"
-            for item in fields(self)
-            if getattr(self, item.name) != getattr(other, item.name)
-        ]
-        if lines:
-            raise ValueError(
-                f"the gate was calibrated for something else: {'; '.join(lines)}; run `robot-value calibrate` again"
-            )
-
-
-@dataclass(frozen=True)
 class Calibration:
     """A choice and all it rests on: what the gate loads, and what a reader needs to trust it."""
 
@@ -167,14 +138,6 @@ def _trial(threshold: float, base: np.ndarray, steered: np.ndarray, level: float
         )
     wins, losses = int((steered & ~base).sum()), int((~steered & base).sum())
     return Trial(threshold, wins, losses, base.size, lower_bound(wins, losses, base.size, level))
-
-
-def _describe(part: Any) -> str:
-    """Checkpoint, or a component with its options (a dataclass shows them)."""
-    if part is None:
-        return "none"
-    plain = repr(part) if is_dataclass(part) else type(part).__name__
-    return getattr(part, "version", plain)
 
 
 def _finite(value: Any) -> Any:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..episodes.durable import replace_file
 from ..untrusted import check_version, read_json
+from .setups import Setup
 
 FORMAT_VERSION = 1
 FLOOR = 0.1  # of the typical modulation: a moment at which all calibration episodes agreed must not alarm at a breath
@@ -35,9 +36,10 @@ class Alarm:
     alpha: float  # chance that a successful episode ever alarms
     episodes: int  # successful episodes it was calibrated on
     score: str  # what was scored; larger is worse
+    setup: Setup | None = None  # what it was calibrated for; None: nobody said
 
     @classmethod
-    def fit(cls, scores: np.ndarray, alpha: float = 0.1, score: str = "") -> Alarm:
+    def fit(cls, scores: np.ndarray, alpha: float = 0.1, score: str = "", setup: Setup | None = None) -> Alarm:
         """From scores float[episodes, T] of successful episodes only; NaN after an episode's end or where unknown."""
         scores = np.asarray(scores, float)
         _check(scores, alpha)
@@ -45,7 +47,7 @@ class Alarm:
         mean, modulation = over_time(shape)
         furthest = np.sort(_furthest(judge, mean, modulation))
         rank = math.ceil((len(judge) + 1) * (1 - alpha) - 1e-9)  # 1e-9: (n + 1)(1 - alpha) may round up a whole number
-        return cls(tuple(mean), tuple(modulation), float(furthest[rank - 1]), alpha, len(scores), score)
+        return cls(tuple(mean), tuple(modulation), float(furthest[rank - 1]), alpha, len(scores), score, setup)
 
     def band(self, steps: np.ndarray) -> np.ndarray:
         """float64[...]: the highest score that is still normal at decision numbers `steps` int64[...]."""
@@ -69,7 +71,8 @@ class Alarm:
         try:
             lists = {name: tuple(map(float, data.pop(name))) for name in ("mean", "modulation")}
             numbers = {name: float(data.pop(name)) for name in ("quantile", "alpha")}
-            return cls(**lists, **numbers, **data)
+            setup = data.pop("setup", None)
+            return cls(**lists, **numbers, **data, setup=None if setup is None else Setup(**setup))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}: not an alarm ({error}); write it with Alarm.save") from error
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..types import Scores, Selection, Situation
-from .selection import scored
+from .selection import from_observation, scored
 
 
 def confidence(chunks: torch.Tensor, scores: Scores, selection: Selection, situation: Situation) -> np.ndarray:
@@ -35,10 +35,10 @@ def deviation(value: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
 
 
 def _gain_of_new(chunks: torch.Tensor, selection: Selection, situation: Situation) -> torch.Tensor:
-    """float64[B]: both chunks in one call, so that they differ by themselves alone (a slow robot's are shifted)."""
+    """float64[B]: both chunks in one call, so that they differ by themselves alone."""
     if situation.critic is None:
         raise ValueError("confidence: expected a critic that values a new chunk, got none; give the arm a critic")
-    pair = torch.stack([chunks[:, 0], selection.chunk], 1)  # [B, 2, H, A]
+    pair = from_observation(torch.stack([chunks[:, 0], selection.chunk], 1), situation)  # [B, 2, H, A]
     whole = torch.full(pair.shape[:2], pair.shape[2], dtype=torch.int64, device=pair.device)
     value = situation.critic.score(situation.context, pair.nan_to_num(0.0), whole).value.double()
     value = value.masked_fill(~pair.isfinite().all(3).all(2), torch.nan)

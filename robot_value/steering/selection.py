@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from ..types import Scores, Selection, Situation
 from .rotations import align_signs, to_rotations
@@ -18,6 +19,17 @@ from .rotations import align_signs, to_rotations
 def scored(scores: Scores, situation: Situation) -> torch.Tensor:
     """bool[B, N]: finite candidates that the critic really judged."""
     return situation.finite & scores.scored & scores.value.isfinite() & scores.spread.isfinite()
+
+
+def from_observation(chunks: torch.Tensor, situation: Situation) -> torch.Tensor:
+    """chunks [B, N, H, A] as the critic's context wants them: first what a delayed robot will do before they begin."""
+    if situation.committed is None:
+        return chunks
+    horizon = chunks.shape[2]
+    step = torch.arange(horizon, device=chunks.device) - situation.committed[:, None]  # int64[B, H] into the chunk
+    ahead = pad(situation.pending, (0, 0, 0, horizon - situation.pending.shape[1]))[:, None]  # [B, 1, H, A]
+    index = step.clamp_min(0)[:, None, :, None].expand_as(chunks)
+    return torch.where((step < 0)[:, None, :, None], ahead, chunks.gather(2, index))
 
 
 def uniform(usable: torch.Tensor) -> torch.Tensor:

@@ -95,6 +95,10 @@ class Steerer:
             self.critic, self._next_critic = self._next_critic, None
             self._packed_critic = Packed(self.critic, self.precision)
 
+    def told(self, observation: Observation, decision: Decision) -> None:
+        """Remember this `decision` as what the robots were told, where another one than ours was executed."""
+        self._memory.keep(observation, decision)
+
     def load(self, version: Path) -> None:
         """Read another checkpoint of the critic now; it decides from the next episode's start (`reset()`)."""
         from ..training import load_model
@@ -209,6 +213,7 @@ class Steerer:
             execute=self.execute,
             episode=observation.episode,
             step=start_step,
+            **ahead(observation, proposal.chunks.device),
         )
 
     def _parts(self) -> dict[str, Any]:
@@ -237,6 +242,13 @@ class Steerer:
                 f"critic scope: expected the {self.execute} steps that will be executed, got {critic.scope}; "
                 f"set execute={critic.scope} or train a critic with scope {self.execute}"
             )
+
+
+def ahead(observation: Observation, device: torch.device) -> dict[str, torch.Tensor]:
+    """What happens before a new chunk begins, for a Situation; nothing on a robot that does not delay decisions."""
+    if not observation.committed.any():
+        return {}
+    return {name: torch.from_numpy(getattr(observation, name)).to(device) for name in ("pending", "committed")}
 
 
 def _stopwatch(clock: Callable[[], float], device: torch.device) -> tuple[dict[str, float], Callable[[str], None]]:

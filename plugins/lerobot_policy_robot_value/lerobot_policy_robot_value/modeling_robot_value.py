@@ -38,6 +38,7 @@ class RobotValuePolicy(PreTrainedPolicy):
         self.observer = Observer(self.policy.spec)
         self.decisions = DecisionFile(Path(config.decisions_path)) if config.decisions_path else None
         self._coming: deque[Tensor] = deque()  # actions float32[B, A] until the next decision
+        self._given = 1  # control steps that the chunk returned last fills
 
     def reset(self) -> None:
         """An episode begins for every row."""
@@ -59,11 +60,13 @@ class RobotValuePolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
-        """float32[B, k, A] in the robot's units: what is to be executed until the next decision."""
+        """float32[B, k, A] in the robot's units: what is to be executed until the next decision, all of it."""
         if self.base is not None:
             return self.base.predict_action_chunk(batch)
-        self.observer.see(batch)
-        return self._decide()
+        self.observer.see(batch, self._given)
+        chunk = self._decide()
+        self._given = chunk.shape[1]
+        return chunk
 
     def _decide(self) -> Tensor:
         observation = self.observer.observation()

@@ -18,25 +18,26 @@ class Observer:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self._frames: deque[tuple[np.ndarray, dict[str, np.ndarray]]] = deque(maxlen=spec.n_obs_steps)
-        self._seen, self._first, self._tasks = 0, 0, ()  # _first: key of the first row's episode
+        self._step, self._first, self._tasks = 0, 0, ()  # _first: key of the first row's episode
 
     def reset(self) -> None:
         """The next rollout's rows are new episodes: 0, 1, 2, ... in the order in which they are played."""
-        if self._seen:
+        if self._frames:
             self._first += len(self._frames[-1][0])
         self._frames.clear()
-        self._seen = 0
+        self._step = 0
 
-    def see(self, batch: dict[str, Any]) -> None:
+    def see(self, batch: dict[str, Any], later: int = 1) -> None:
+        """What came `later` control steps after the frame before; an episode's first frame is its step 0."""
         state = batch.get(OBS_STATE, torch.zeros(_rows(batch), 0)).cpu().numpy().astype(np.float32)  # [B, S]
         images = {camera.name: self._picture(batch, camera.name) for camera in self.spec.cameras}
+        self._step += later if self._frames else 0
         self._frames.append((state, images))
         self._tasks = tuple(batch.get("task") or [""] * len(state))
-        self._seen += 1
 
     def observation(self) -> Observation:
         frames = [self._frames[0]] * (self._frames.maxlen - len(self._frames)) + list(self._frames)
-        rows, step = len(frames[-1][0]), self._seen - 1
+        rows, step = len(frames[-1][0]), self._step
         return Observation(
             state=np.stack([state for state, _ in frames], 1),
             images={name: np.stack([images[name] for _, images in frames], 1) for name in frames[-1][1]},

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...types import Scores, Selection, Situation
 from ..alarm import Alarm, Monitor
+from ..setups import Setup
 from .disagreement import disagreement
 
-SCORES = ("value", "spread", "disagreement")
+PLAIN = ("policy", "critic", "execute")  # what the score of the plain policy's own chunk depends on
+SCORES = {"value": PLAIN, "spread": PLAIN, "disagreement": ("policy", "proposer", "guide", "n", "execute")}
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ class Conformal:
         if alarm.score not in SCORES:
             raise ValueError(f"alarm: expected one on a score among {', '.join(SCORES)}, got {alarm.score!r}")
         self.monitor, self.act = Monitor(alarm), act
+
+    def check(self, steerer: Any, critic: Any) -> None:
+        """Refuse parts for which nobody knows what a normal score is."""
+        alarm = self.monitor.alarm
+        if alarm.setup is not None:
+            alarm.setup.check(Setup.of(steerer, critic), SCORES[alarm.score])
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
         self.monitor.reset(rows)

@@ -1,6 +1,8 @@
 """Steps uphill in value while denoising (QGF, arXiv 2606.11087; Guided Action Flow, arXiv 2607.02092).
 
 v <- v + w dQ/dx_hat,   x_hat = x + (1 - t) v clipped to the limits; the Jacobian d x_hat / d x is dropped
+
+Dims that stood still in the recorded data are left alone (steering/moved.py).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...types import Steering
+from ..moved import ever_moved
 from ..proposal import Request
 from ._value import finite, inside, value
 
@@ -35,11 +38,12 @@ class Gradient:
     def begin(self, request: Request) -> Callable[[Tensor, float], Steering]:
         config, spec = self.config, request.policy.spec
         half = torch.from_numpy((spec.high - spec.low) / 2).to(request.device)  # float32[A]
+        able = torch.from_numpy(ever_moved(spec, request.policy, request.critic)).to(request.device)  # bool[A]
 
         def steer(x_hat: Tensor, t: float) -> Steering:
             if not config.start <= t < config.until:
                 return Steering()
-            g = ascent(request, x_hat)
+            g = ascent(request, x_hat) * able
             if not config.normalize:
                 return Steering(gradient=config.weight * g)
             return Steering(displacement=config.weight * half * unit(g * half, request.execute))

@@ -39,7 +39,7 @@ class Actor:
 
     @property
     def version(self) -> str:
-        return f"actor {getattr(self.policy, 'version', type(self.policy).__name__)}"
+        return f"actor {getattr(self.policy, 'version', type(self.policy).__name__)}, share {self.share:g}"
 
     def __call__(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
         request.policy.spec.check(self.policy.spec, "the actor")

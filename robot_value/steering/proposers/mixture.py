@@ -16,6 +16,7 @@ from ... import components
 from ...flags import parse
 from ...protocols import Proposer
 from ..proposal import Request
+from ..setups import describe
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Mixture:
         self.parts = parts
         self.ends = np.cumsum(shares) / sum(shares)  # float64[parts]
         self.uses_critic = any(part.uses_critic for part in parts)
+
+    @property
+    def version(self) -> str:
+        shares = np.diff(self.ends, prepend=0.0)
+        return "mixture of " + ", ".join(f"{s:.6g} {describe(p)}" for s, p in zip(shares, self.parts, strict=True))
 
     def __call__(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
         ends = [math.ceil(request.n * end - 1e-9) for end in self.ends]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,11 +35,11 @@ class Config:
         return Primitives(self.which)
 
 
+@dataclass(frozen=True)
 class Primitives:
-    uses_critic, anytime = False, False
-
-    def __init__(self, which: tuple[str, ...]) -> None:
-        self.which = which
+    which: tuple[str, ...]
+    uses_critic: ClassVar[bool] = False
+    anytime: ClassVar[bool] = False
 
     def __call__(self, request: Request) -> tuple[Tensor, Tensor]:
         slots = open_slots(request)[: len(self.which)]

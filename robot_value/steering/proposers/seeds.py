@@ -9,6 +9,7 @@ Only the chosen seeds are denoised, so that a pool of any size costs n chunks. T
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -26,11 +27,11 @@ class Config:
         return Seeds(self.pool)
 
 
+@dataclass(frozen=True)
 class Seeds:
-    uses_critic, anytime = True, False
-
-    def __init__(self, pool: int) -> None:
-        self.pool = pool
+    pool: int
+    uses_critic: ClassVar[bool] = True
+    anytime: ClassVar[bool] = False
 
     def __call__(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
         n = len(open_slots(request))

@@ -5,6 +5,8 @@
 x are the steps that will be executed, in units of the action range. The division by rms makes a step equally long
 whatever the critic's unit (PA-RL: plain g times 3e-4); the shrinking steps settle. Every candidate keeps its best
 iterate, so that a climb cannot lose value in the critic's eyes. It can in the world's: that is what a gate is for.
+Numbers that the critic cannot judge stay: dims that never moved in its data (steering/moved.py), and steps past its
+scope, which on a robot that delays decisions begins with what is executed before the chunk.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import torch
 from torch.nn.functional import normalize, one_hot
 
 from ...types import Scores, Selection, Situation, Spec
+from ..moved import ever_moved
 from ..proposal import clip
 from ..rotations import to_rotations
-from ..selection import check_temperature, draw, scored, softmax
+from ..selection import check_temperature, draw, from_observation, scored, softmax
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,13 @@ class Climb:
 
     def _climb(self, start: torch.Tensor, situation: Situation) -> tuple[torch.Tensor, torch.Tensor]:
         """Values [B, K] and chunks [B, K, H, A] of the best iterates, the start included."""
+        spec = situation.critic.spec
+        able = torch.from_numpy(ever_moved(spec, situation.critic)).to(start.device)  # bool[A]
         chunk, (value, gradient) = start, _judge(start, situation)
         best_value, best = value, start
         for i in range(self.steps):
             length = self.step * (1 - i / self.steps)
-            chunk = _step(chunk, gradient, length, situation.critic.spec)
+            chunk = _step(chunk, gradient * able, length, spec)
             value, gradient = _judge(chunk, situation)
             better = value > best_value
             best_value = torch.where(better, value, best_value)
@@ -85,7 +90,8 @@ def _step(chunk: torch.Tensor, gradient: torch.Tensor, length: float, spec: Spec
     """The leading steps k of chunk [B, K, H, A] moved along gradient [B, K, k, A], back inside the limits."""
     span = torch.as_tensor(spec.high - spec.low, device=chunk.device)  # float32[A]
     uphill = (gradient * span).nan_to_num(0.0, 0.0, 0.0).flatten(2)  # per action range
-    move = normalize(uphill, dim=2) * uphill.shape[2] ** 0.5 * length
+    numbers = (uphill != 0).sum(2, keepdim=True)  # those that move
+    move = normalize(uphill, dim=2) * numbers.sqrt() * length
     k = gradient.shape[2]
     moved = chunk[:, :, :k] + move.unflatten(2, gradient.shape[2:]) * span
     return torch.cat([to_rotations(clip(moved, spec), spec), chunk[:, :, k:]], 2)
@@ -96,7 +102,7 @@ def _judge(chunk: torch.Tensor, situation: Situation) -> tuple[torch.Tensor, tor
     critic, (*shape, horizon, _) = situation.critic, chunk.shape
     with torch.enable_grad():
         leading = chunk[:, :, : situation.execute].detach().requires_grad_()
-        whole = torch.cat([leading, chunk[:, :, leading.shape[2] :]], 2)
+        whole = from_observation(torch.cat([leading, chunk[:, :, leading.shape[2] :]], 2), situation)
         value = critic.score(situation.context, whole, torch.full(shape, horizon, device=chunk.device)).value
         found = torch.autograd.grad(value.sum(), leading, allow_unused=True) if value.requires_grad else (None,)
     if found[0] is None:
