@@ -97,7 +97,7 @@ class RosbagSource:
             steps=tuple(run.steps for run in self.plan.runs),
             identity=identity_of([bag.topics, repr(topics), spec.to_json(), config.shortest, config.tail], bag.files),
             assumed=_assumed(bag, topics),
-            left_out=(*_left_out(bag, topics), *self.plan.cut),
+            left_out=(*_left_out(bag, topics), *self._unrewarded(), *self.plan.cut),
         )
 
     def read(self, index: int) -> Episode:
@@ -133,7 +133,7 @@ class RosbagSource:
             states=states,
             images=images,
             actions=actions,
-            rewards=summed(self.said.get("reward", []), times),
+            rewards=summed(self.said.get("reward", []), np.append(times[:-1], _rewarded(topics, run)[1])),
             terminated=success is True,
             truncated=success is not True,
             success=success,
@@ -150,10 +150,27 @@ class RosbagSource:
         arrivals = Arrivals(self.bag.messages(set(topics.inputs), *between))
         return ticks(topics, start, range(run.first, last + 1), arrivals, before)
 
+    def _unrewarded(self) -> list[str]:
+        """A line where a reward belongs to no episode."""
+        edges = [edge for run in self.plan.runs for edge in _rewarded(self.topics, run)]
+        told = [(time, value) for time, value in self.said.get("reward", []) if value]
+        outside = np.searchsorted(edges, [time for time, _ in told], "left") % 2 == 0
+        if not outside.any():
+            return []
+        total = sum(value for (_, value), lost in zip(told, outside, strict=True) if lost)
+        return [f"reward: {outside.sum()} of {len(told)} that are not 0 came outside every episode, {total:g} in all"]
+
     def _success(self, run: Run) -> bool | None:
         """Only the stretch that ends the span knows how it ended."""
         told = [value for time, value in self.said.get("success", []) if run.span.start < time <= run.span.until]
         return bool(told[-1]) if told and run.ends_span else None
+
+
+def _rewarded(topics: Topics, run: Run) -> tuple[int, int]:
+    """(after, until], ns: when its rewards come. The run that ends its span has those that come with the stop, too."""
+    first, last = (time_of(topics, run.span.start, tick) for tick in (run.first, run.first + run.steps))
+    closed = min(run.span.stop + round(SECOND / topics.rate), run.span.until)
+    return first, max(last, closed) if run.ends_span else last
 
 
 def _said(bag: Bag, event: Event) -> Said:

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from ope_toys import DRIFT, LADDER, drift, drift_value, ladder, ladder_value
 
-from robot_value.ope import fqe
+from robot_value.ope import fqe, importance
 from robot_value.ope.chunks import Target, chunks
-from robot_value.replay.replayed import LoggedEpisode, Replayed
+from robot_value.replay.replayed import TABLE, LoggedEpisode, Replayed
 
 SMALL = fqe.Config(members=3, hidden=(32,), steps=500, batch_size=128, lr=3e-3, tau=0.05)
 
@@ -62,6 +62,36 @@ def test_a_cut_episode_teaches_up_to_the_cut_and_a_time_out_is_a_failure() -> No
     timed_out = chunks(cut, Target(limit=4))
     np.testing.assert_array_equal(timed_out.usable, [True, True])  # mutation: never over
     np.testing.assert_allclose(timed_out.returns, [0])
+
+
+def test_with_a_limit_a_recorded_failure_is_over_before_its_time() -> None:
+    stopped = by_hand([0, 0, 0, 0], success=False, terminated=False)
+    found = chunks(stopped, Target(limit=8))
+    np.testing.assert_array_equal(found.usable, [True, True])  # mutation: only a time-out is one
+    np.testing.assert_allclose(found.returns, [0])
+    rewards = chunks(stopped, Target("reward", limit=8))
+    np.testing.assert_array_equal(rewards.usable, [True, False])  # mutation: rewards end with a verdict
+
+
+def stopped_early(replayed: Replayed) -> Replayed:
+    """Failures end after 1, 2, 3 or 4 chunks instead of at the limit."""
+    lengths = np.array([e.steps if e.success else 2 + 2 * (i % 4) for i, e in enumerate(replayed.episodes)])
+    kept = replayed.step < lengths[replayed.episode]
+    return replace(
+        replayed,
+        episodes=tuple(
+            replace(e, steps=int(n), rewards=e.rewards[:n]) for e, n in zip(replayed.episodes, lengths, strict=True)
+        ),
+        columns={name: column[kept] for name, column in replayed.columns.items()},
+        **{name: getattr(replayed, name)[kept] for name in ("episode", *TABLE)},
+    )
+
+
+def test_failures_that_were_stopped_at_different_times_stay_in_the_estimate() -> None:
+    log = stopped_early(ladder(200).replayed)
+    found = chunks(log, LADDER)
+    assert importance.complete(found).all()  # mutation: the mean of successes and time-outs alone
+    assert importance.weighted(found, np.zeros(len(log))).mean == pytest.approx(log.success.mean())
 
 
 def test_what_happens_after_the_limit_does_not_count() -> None:

@@ -9,12 +9,19 @@ import pytest
 import torch
 from fakes import FixedPolicy, observation
 from learning_fakes import spec as learning_spec
+from learning_fakes import statistics
 from proposer_fakes import SPEC, NoiseJudge, late, recorded, request, same
 from recorded import make_episode, make_spec, memory_cache
 
 from robot_value import actions, components, flags
+from robot_value.critics import hume
+from robot_value.critics.seeds import denoise
 from robot_value.episodes.store import EpisodeStore
 from robot_value.flow import interpolate
+from robot_value.normalize import Normalizer
+from robot_value.policies import flow
+from robot_value.sampling import to_tensors
+from robot_value.steering.panel import Panel
 from robot_value.steering.proposal import propose
 from robot_value.steering.proposers import (
     mixture,
@@ -291,22 +298,40 @@ def test_the_best_judged_of_the_pool_are_finished_from_their_own_times(judge):
     assert same(chunks[:, 1:], expected) and (lengths == 4).all()
 
 
-def test_a_noisy_judge_sees_the_policys_own_noisy_chunk_at_its_time():
-    # mutation: estimate not normalized, or (1 - t) and t exchanged
+@pytest.mark.parametrize("wrap", [lambda critic: critic, lambda critic: Panel(critic, {})], ids=["alone", "panel"])
+def test_a_noisy_judge_sees_the_noisy_chunk_in_its_own_units_at_its_time(wrap):
+    # mutation: estimate not normalized, or in the policy's units; (1 - t) and t exchanged
     seen = []
 
     class Listener(NoiseJudge):
+        actions = Normalizer.of(statistics(SPEC), "action", "min_max")
+
         def score_noise(self, context, noise, time=None):
             seen.append((noise, time))
             return super().score_noise(context, noise, time)
 
-    asked = request(n=3, batch=1, critic=Listener(SPEC, 2))
+    asked = request(n=3, batch=1, critic=wrap(Listener(SPEC, 2)))
     partial.Config(pool=2, low=0.5, high=0.9, judge="noisy").build()(asked)
     times, noise = 0.5 + torch.arange(4) / 4 * 0.4, asked.noise(4, "partial")
-    data = asked.policy.actions.normalize(partial.stop_at(asked, noise, times))
+    data = Listener.actions.normalize(partial.stop_at(asked, noise, times).clamp(-1, 1))
     expected = interpolate(noise.flatten(0, 1), data.flatten(0, 1), times)
     torch.testing.assert_close(seen[0][0].flatten(0, 1), expected)
     torch.testing.assert_close(seen[0][1], times[None])
+
+
+@torch.no_grad()
+def test_hume_is_shown_the_same_noisy_chunks_in_use_as_in_training(monkeypatch):
+    # mutation: the policy's units in one of the two, or unclipped chunks
+    policy = flow.Config(width=16, depth=1, sample_steps=5, normalization="min_max").build(SPEC, statistics(SPEC))
+    critic = hume.Config(scope=2, width=8, heads=2, hidden=(8,)).build(SPEC, statistics(SPEC)).eval()
+    critic.attach(policy)
+    asked, shown = request(n=3, policy=policy.eval(), critic=critic), []
+    critic.q.register_forward_pre_hook(lambda _, given: shown.append(given[1]))
+    monkeypatch.setattr(hume, "uniform", lambda shape, *_: torch.full(shape, 0.8))
+    seeds, observed = asked.noise(4, "partial"), to_tensors(asked.observation, asked.device)
+    hume.noisy(critic, critic.features(observed), seeds, denoise(critic, observed, seeds), None)
+    partial.Config(pool=2, low=0.8, high=0.8, judge="noisy").build()(asked)  # at the last step x^ is the chunk
+    torch.testing.assert_close(shown[0], shown[-1])
 
 
 def test_stopped_at_the_end_a_candidate_is_a_sample_and_finished_from_the_start_too():

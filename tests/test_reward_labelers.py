@@ -387,6 +387,20 @@ def test_a_start_is_as_good_as_the_worst_step_of_its_scope(filtered):
     assert filtered.label("", unseen).weights[-1] == 0
 
 
+def test_an_unseen_step_that_ended_the_task_is_as_good_as_the_one_before(filtered):
+    # mutation: -inf for the end of a success, or for every start whose scope reaches an unseen step
+    walk = drive(7, robot="theirs", steps=9)
+    *seen, _ = filtered.likelihood(walk)
+    unseen = replace(walk, states=walk.states[:-1], images={"front": walk.images["front"][:-1]})
+    ended = replace(unseen, terminated=True, truncated=False)
+    for scope in (1, 4):
+        filtered.config = replace(VALUE, scope=scope)
+        expected = [min([*seen, seen[-1]][t : t + scope]) for t in range(9)]
+        np.testing.assert_array_equal(filtered.likelihood(ended), expected)
+        np.testing.assert_array_equal(filtered.likelihood(unseen), [*expected[:-1], -np.inf])
+    filtered.config = VALUE
+
+
 def test_a_filter_without_target_source_or_values_is_refused():
     with pytest.raises(ValueError, match="expected values of 'task'"):
         value_filter.Config().build()

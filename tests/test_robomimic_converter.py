@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from recorded import assert_same
 
-from robot_value.convert import ConversionError, convert
+from robot_value.convert import ConversionError, convert, recognise
 from robot_value.datasets import hdf5_files
 from robot_value.datasets.robomimic_converter import Config, recognises
 from robot_value.episodes.store import EpisodeStore
@@ -224,8 +224,25 @@ def test_too_many_names_are_refused(tmp_path, monkeypatch):
     # mutation: names counted per group
     monkeypatch.setattr(hdf5_files, "MOST_LINKS", 20)
     made = trap(tmp_path, lambda f: [f.create_group(f"{a}/{b}") for a in range(5) for b in range(5)])
-    with pytest.raises(Refused, match="expected at most 20 names, got more"):
+    with pytest.raises(Refused, match=r"expected at most 20 names, got more.*ROBOT_VALUE_CAPS=10"):
         hdf5_files.open_hdf5(made)
+
+
+def test_a_file_with_bad_links_is_recognised_so_that_opening_it_says_why(tmp_path, monkeypatch):
+    # mutation: links checked in top_level; the limit of before, which 10,000 demos exceed
+    assert hdf5_files.MOST_LINKS > 35 * 10_000
+    outside = trap(tmp_path, lambda f: f.create_group("data").__setitem__("b", h5py.ExternalLink("/etc/passwd", "/x")))
+    assert recognise(outside) == "robomimic"
+    with pytest.raises(Refused, match="which leaves it"):
+        source(outside)
+    monkeypatch.setattr(hdf5_files, "MOST_LINKS", 1)
+    assert recognise(write(tmp_path / "many.hdf5")) == "robomimic"
+
+
+def test_no_more_names_are_kept_than_a_file_may_have(tmp_path, monkeypatch):
+    # mutation: set(file)
+    monkeypatch.setattr(hdf5_files, "MOST_LINKS", 20)
+    assert len(hdf5_files.top_level(trap(tmp_path, lambda f: [f.create_group(str(i)) for i in range(50)]))) == 20
 
 
 def elsewhere(file):

@@ -119,6 +119,30 @@ def test_two_recordings_of_a_bag_with_all_that_is_said_about_them(tmp_path):
     assert first.provenance["bag"] == "bag"
 
 
+def test_rewards_that_come_with_the_stop_are_the_last_steps_and_later_ones_are_counted(tmp_path):
+    # mutation: times[-1] or span.until as the end of the last step; left_out silent
+    said = events(
+        (0.1, "/recording", True), (0.91, "/reward", 1.0), (0.92, "/recording", False), (0.925, "/success", True),
+        (0.94, "/reward", 0.5), (1.5, "/reward", 8.0),
+    )  # fmt: skip
+    source = opened(tmp_path, merged(recording(2.0), said), TOPICS + EVENTS)
+    episode = source.read(0)
+    assert episode.success and episode.rewards[-1] == 1.5 and not episode.rewards[:-1].any()
+    assert "reward: 1 of 3 that are not 0 came outside every episode, 8 in all" in source.survey.left_out
+
+
+def test_only_the_stretch_that_ends_a_recording_has_the_rewards_after_it(tmp_path):
+    # mutation: every run's rewards until the stop
+    said = events(
+        (0.1, "/recording", True), (1.12, "/reward", 2.0), (1.91, "/reward", 4.0), (1.92, "/recording", False)
+    )
+    sent = recording(2.5, drop={"/wrist": (0.9, 1.2)})
+    source = opened(tmp_path, merged(sent, said), TOPICS + EVENTS)
+    first, second = (source.read(i).rewards for i in range(2))
+    assert not first.any() and second[-1] == 4 and second.sum() == 4
+    assert any(line.startswith("reward: 1 of 2") for line in source.survey.left_out)
+
+
 def test_success_is_unknown_where_the_end_was_not_seen(tmp_path):
     # mutation: ends_span without the tail
     said = events((0.0, "/recording", True), (2.9, "/recording", False), (2.95, "/success", True), *EMPTY)

@@ -2,7 +2,7 @@
 
     y = returns_k + bootstrap_k mean_n min_i Q̄_i(s', a_n, 1),  a_n ~ policy(s')
     L = (Q(s, a, 1) - y)^2 + alpha CalQL(Q(., 1)) + beta (Q(s, x_t, t) - Q̄(s, x_1, 1))^2
-    x_t = (1 - t) z + t x_1,  x_1 = flow(s, z),  t ~ U(0, 1)
+    x_t = (1 - t) z + t x_1,  x_1 = flow(s, z) in the critic's units,  t ~ U(0, 1)
 
 At t = 1 it is the ordinary chunk value, at t < 1 the value of the chunk that the policy finishes x_t to, and at t = 0
 it judges seeds. Candidates are differently noised chunks, the best is the argmax of min_i Q_i. With `query` a learned

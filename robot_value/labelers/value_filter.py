@@ -74,14 +74,21 @@ class ValueFilter:
         return domain(episode, self.config.by) in self.config.target
 
     def likelihood(self, episode: Episode) -> np.ndarray:
-        """float64[T] of starts; -inf where nobody saw what the last action led to."""
+        """float64[T] of starts; -inf where no window can begin.
+
+        Where nobody saw what the last action led to, the step before speaks for it, if that action ended the task.
+        """
         states, actions, after = transitions(episode)
         scores = np.full(len(episode), -np.inf)
-        if len(actions):
+        if n := len(actions):
             ours = self.dynamics.sample(states, actions, self.config.draws, self.config.fit.seed)  # [i, n, S]
             values = self.value(ours.reshape(-1, states.shape[1])).reshape(ours.shape[:2]).astype(np.float64)
-            scores[: len(actions)] = log_normal(self.value(after), values.mean(0), values.std(0))
-        return worst_of_next(scores, self.config.scope)
+            scores[:n] = log_normal(self.value(after), values.mean(0), values.std(0))
+            scores[n:] = scores[n - 1]
+        starts = worst_of_next(scores, self.config.scope)
+        if not (episode.final_observed or episode.terminated):
+            starts[-1] = -np.inf
+        return starts
 
     def _sample(self, episodes: Iterator[Episode]) -> list[np.ndarray]:
         """states [n, S], actions [n, A], after [n, S], returns [n] of target steps."""

@@ -2,8 +2,9 @@
 
     Q(s_t, a_{t:t+k}) = reward + discount * V(s_{t+k}),   reward = sum_{i<k} gamma^i r_{t+i},   discount = gamma^k'
 
-A task with a time limit is a finite horizon: "success within `limit` steps" has gamma 1, a time-out is worth 0, and
-time is part of the state. Without a limit a time-out hides the future, and what ran into it teaches nothing.
+A task with a time limit is a finite horizon: "success within `limit` steps" has gamma 1, a time-out or a failure that
+somebody stopped is worth 0, and time is part of the state. Without a limit a time-out hides the future, and what ran
+into it teaches nothing.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def chunks(replayed: Replayed, target: Target) -> Chunks:
     """Raises ValueError where no chunk has a known sequel, or an episode's first decision is missing."""
     k, gamma, limit = replayed.execute, target.gamma, target.limit
     lengths = np.array([min(episode.steps, limit or episode.steps) for episode in replayed.episodes])
-    over = np.array([_over(episode, limit) for episode in replayed.episodes])
+    over = np.array([_over(episode, target) for episode in replayed.episodes])
     number, start = replayed.episode, replayed.step
     end = np.minimum(start + k, lengths[number])
     taken = end - start  # k'; below 1 past the limit
@@ -97,9 +98,10 @@ def chunks(replayed: Replayed, target: Target) -> Chunks:
     return found
 
 
-def _over(episode: LoggedEpisode, limit: int) -> bool:
-    """Whether nothing more could have been had."""
-    return episode.terminated or bool(limit and episode.steps >= limit)
+def _over(episode: LoggedEpisode, target: Target) -> bool:
+    """Whether nothing more could have been had. With a time limit a recorded verdict ends the task, too."""
+    judged = target.outcome == "success" and episode.success is not None
+    return episode.terminated or bool(target.limit and (judged or episode.steps >= target.limit))
 
 
 def _outcomes(episode: LoggedEpisode, target: Target) -> np.ndarray:

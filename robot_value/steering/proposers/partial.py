@@ -6,6 +6,7 @@
     a_i   = x_i + integral of v from tau_i to 1                      for the n best of the pool only
 
 The pool is judged half done, by the value of x^_i or, by a critic of noisy chunks (critics/hume.py), of x_i at tau_i.
+Such a critic is shown x_i in its own units, as in training; it is finished in the policy's.
 Stopping costs about tau_i of a chunk, finishing one more. Without `finish` candidates stay x^_i: fewer denoising steps,
 and what a fast System 1 may finish. Needs a flow policy. Committed actions enter before a chunk is finished.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...normalize import Normalizer
 from ...types import Steering
 from ..proposal import Request, clip
 from ._slots import beside_samples, best, judge_noise, open_slots, take, with_committed
@@ -74,12 +76,19 @@ class Partial:
 
     def _value(self, request: Request, estimate: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """float32[B, M]"""
+        estimate = clip(estimate, request.policy.spec)
         if self.config.judge == "noisy":
-            t, actions = times[:, :, None, None], request.policy.actions
+            t, actions = times[:, :, None, None], judged_in(request)
             x = (1 - t) * noise + t * actions.normalize(estimate)
             return judge_noise(request, x, times)
         lengths = torch.full(times.shape, estimate.shape[2], dtype=torch.int64, device=times.device)
-        return request.critic.score(request.critic_context, clip(estimate, request.policy.spec), lengths).value
+        return request.critic.score(request.critic_context, estimate, lengths).value
+
+
+def judged_in(request: Request) -> Normalizer:
+    """The units in which the critic learned to judge actions; the policy's, where it has none."""
+    critic = getattr(request.critic, "main", request.critic)  # of a panel
+    return getattr(critic, "actions", request.policy.actions)
 
 
 def stop_at(request: Request, noise: Tensor, times: Tensor) -> Tensor:
