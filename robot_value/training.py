@@ -169,7 +169,7 @@ class Run:
             _same_run(root, self._asked(name), saved[name].learner["asked"])
             part.deployed.load_state_dict(saved[name].tensors)
             part.load_state(saved[name].learner["learner"])
-            self._load(saved[name])
+        self._load(next(iter(saved.values())))
         return folders.get("", root)
 
     def save(self, root: Path) -> Path:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import BrokenExecutor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from robot_value.episodes.store import EpisodeStore
 from robot_value.evaluate import Arm
 from robot_value.online.acting import Acting, Round, Version, play
 from robot_value.online.backends import Crew, Local, actors, deal, gather
+from robot_value.online.supervised import Config as Supervisor
 from robot_value.playing import Site
 from robot_value.workers import LocalActor
 
@@ -195,9 +196,12 @@ def test_an_actor_with_another_working_folder_finds_everything(version, tmp_path
     actor = Here()
     crew = Crew(lambda: actor, 1)
     crew.submit_round(acting(Path("episodes")), Round(1, relative, SEEDS[:1])).result()
+    judged = replace(acting(None), supervisor=Supervisor(judge="judge"))
+    crew.submit_round(judged, Round(0, relative, SEEDS[:1])).result()
     crew.close()
-    asked, round = actor.calls[0]
+    (asked, round), (watched, _) = actor.calls
     assert all(path.is_absolute() for path in (asked.store, round.version.policy, round.version.critic))
+    assert watched.supervisor.judge == str(Path.cwd() / "judge")
 
 
 # -- deaths ------------------------------------------------------------------------------------------------------------

@@ -182,6 +182,20 @@ def test_an_interrupted_run_goes_on_to_the_same_weights_bit_for_bit(models, tmp_
     assert without_times(tmp_path) == without_times(whole)
 
 
+def test_an_interrupted_run_of_both_goes_on_to_the_same_weights_bit_for_bit(models, tmp_path):
+    # mutation: load what critic and policy share once for each: the second time its episodes are there already
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train_online(job(models, whole, learn="both"), Here())
+    for at in (2, 3):
+        with pytest.raises(Interrupted):
+            train_online(job(models, cut, learn="both"), Stopping(at))
+        assert len(progress(cut)["rounds"]) == at
+    train_online(job(models, cut, learn="both"), Here())
+    for part in ("policy", "critic"):
+        assert weights(cut / part)["model.safetensors"] == weights(whole / part)["model.safetensors"]
+    assert without_times(cut) == without_times(whole)
+
+
 class Crash(Exception):
     pass
 
@@ -364,3 +378,15 @@ def test_demonstrations_make_an_offline_half_where_there_was_none():
     assert not is_offline(sampler.sample()).any()
     sampler.give(["d0"])
     assert int(is_offline(sampler.sample()).sum()) == 4
+
+
+def test_a_sampler_that_has_no_row_to_give_is_not_ready(offline):
+    # mutation: ready as soon as there is an episode, whatever share of the batch it may fill
+    spec = make_spec()
+    shown = {"d0": make_episode(spec, 9, seed=50)}
+    sampler = growing(None, share=1.0, given=(shown.__getitem__, Grown(spec)))
+    assert growing(offline).ready and not sampler.ready
+    sampler.take(["e0"])
+    assert not sampler.ready  # all rows are for demonstrations
+    sampler.give(["d0"])
+    assert sampler.ready and len(sampler.sample().chunks) == 8

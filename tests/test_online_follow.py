@@ -252,6 +252,25 @@ def test_an_operators_verdict_is_what_an_episode_pays(models, tmp_path, said, re
     assert bool(data.terminated[0]) == said.get("terminated", True)
 
 
+def test_dagger_without_offline_data_waits_for_the_first_correction_and_catches_up(models, tmp_path):
+    # mutation: draw windows as soon as there are episodes; forget the updates that were due meanwhile
+    with EpisodeStore.create(tmp_path / "store", point_spec(horizon=0, n_obs_steps=0)) as store:
+        for i in range(EPISODES):
+            source = np.full(9 + i, POLICY, np.uint8)
+            source[2:8] = HUMAN if i == 3 else POLICY  # in the second round
+            store.append(episode(i, source=source))
+
+    def learn(folder, episodes):
+        dagger = {"learn": "policy", "interventions": "dagger", "episodes": episodes}
+        train_online(job(models, tmp_path / folder, tmp_path / "store", **dagger))
+
+    learn("whole", EPISODES)
+    assert [each["update"] for each in rounds(tmp_path / "whole")] == [0, 0, round(0.5 * 42)]
+    for episodes in (2, 4, EPISODES):  # a run that is begun anew before and after the correction
+        learn("parts", episodes)
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
 def followed(store):
     """What becomes of waiting for two episodes of the store, of which there is one at most."""
     follower = Follower(Follow(str(store), poll=60), point_spec(horizon=0, n_obs_steps=0), (), [])

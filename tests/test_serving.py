@@ -23,11 +23,13 @@ from robot_value import checkpoint, components
 from robot_value.loop import run_episodes
 from robot_value.serving.client import NoAnswer, Remote, ServerRefused
 from robot_value.serving.frames import HEADER, MAGIC, framed
+from robot_value.serving.observations import pack_observation, read_observation
 from robot_value.serving.server import Limits, Server
 from robot_value.steering.steerer import Steerer
 from robot_value.steering.two_speeds import ThinkAhead
+from robot_value.training import load_model, load_policy
 from robot_value.types import NoFiniteChunk, SpecMismatch
-from robot_value.wire import pack, unpack
+from robot_value.wire import WireError, pack, unpack
 
 ROOT = Path(__file__).resolve().parent.parent
 DECIDED = ("chunk", "execute", "start_step", "index", "candidates", "value", "spread")
@@ -139,6 +141,28 @@ def test_two_clients_do_not_share_a_memory(serve):
     same(home(seen[0]), second(seen[0]))
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_goal_may_have_any_history_as_at_home(serve, frames):
+    # mutation: check a goal against the Spec with its n_obs_steps
+    home, away = steerer(), serve().client()
+    spec = home.policy.spec
+    goal = observation(spec.choose(n_obs_steps=frames), 3, seed=9)
+    seen = observation(spec, 3, goal=goal)
+    same(home(seen), away(seen))
+    got = read_observation(*unpack(pack_observation(seen, {}, {})), spec)
+    np.testing.assert_array_equal(got.goal.state, goal.state)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 0, 2), (3, 1, 3), (2, 1, 2)])
+def test_a_goal_that_is_no_observation_is_refused(shape):
+    # mutation: no shape of states without a history; frames may be none
+    spec = steerer().policy.spec
+    seen = observation(spec, 3, goal=observation(spec, 3))
+    about, arrays = unpack(pack_observation(seen, {}, {}))
+    with pytest.raises(WireError, match=r"goal\.state: expected"):
+        read_observation(about, arrays | {"goal.state": np.zeros(shape, "f4")}, spec)
+
+
 def test_another_robot_is_refused_by_field(serve):
     # mutation: check() does nothing
     spec = steerer().policy.spec
@@ -194,7 +218,7 @@ def test_another_protocol_is_refused_with_what_to_do(serve):
     ("changes", "said"),
     [
         ({"state": np.zeros((3, 2, 5), "f4")}, "state"),
-        ({"state": np.full((3, 2, 4), np.nan, "f4")}, "finite"),
+        ({"state": np.full((3, 2, 2), np.nan, "f4")}, "finite"),
         ({"step": np.zeros(3, "f8")}, "step"),
         ({"pending": np.zeros((3, 1, 3), "f4")}, "pending"),
         ({"episode": np.zeros(2, "i8")}, "episode"),
@@ -344,6 +368,22 @@ def test_a_late_answer_is_never_taken_for_the_next_one(serve):
     same(home(second), client(second))
 
 
+# mutation: leave the socket open where an exchange is interrupted -> the next decision is the last one's.
+def test_an_answer_that_nobody_waited_for_is_never_taken_for_the_next_one(serve, monkeypatch):
+    client, home = serve().client(), steerer()
+    read = client._read
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(client, "_read", read)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "_read", interrupted)
+    first, second = (observation(home.policy.spec, 1, s) for s in (0, 1))
+    with pytest.raises(KeyboardInterrupt):
+        client(first)
+    same(home(second), client(second))
+
+
 def test_without_a_server_the_client_says_so_within_its_patience():
     # mutation: retry for ever
     with socket.socket() as free:
@@ -355,14 +395,31 @@ def test_without_a_server_the_client_says_so_within_its_patience():
     assert time.monotonic() - began < 3
 
 
+def test_a_server_that_came_back_with_another_policy_is_refused_each_time(serve):
+    # mutation: keep the connection over which it has greeted
+    there = serve()
+    client, other = there.client(), Steerer(HomingPolicy(point_spec(horizon=6)))
+    seen = observation(client.policy.spec, 1)
+    client.close()
+    there.server.make = lambda: other
+    for _ in range(2):
+        with pytest.raises(SpecMismatch, match="the server that came back does not match: horizon"):
+            client(seen)
+    there.server.make = steerer
+    same(steerer()(seen), client(seen))
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
-def save_pair(folder):
-    """A tiny flow policy and a tiny critic, as training would leave them."""
+def save_pair(folder, seed=0):
+    """A tiny flow policy and a tiny critic of that seed, as training would leave them."""
     spec = learning_fakes.spec()
     told = {"spec": spec, "statistics": learning_fakes.statistics(spec), "step": 1}
-    configs = {"policy": ("policies", "flow", {"width": 8, "depth": 1}), "critic": ("critics", "iql", {"members": 1})}
+    configs = {
+        "policy": ("policies", "flow", {"width": 8, "depth": 1}),
+        "critic": ("critics", "iql", {"members": 1, "seed": seed}),
+    }
     for folder_name, (kind, name, config) in configs.items():
         made = components.load(kind, name).Config(**config)
         tensors = made.build(spec, told["statistics"]).state_dict()
@@ -405,3 +462,109 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(tmp_path):
         process.send_signal(signal.SIGTERM)
         out = process.communicate(timeout=20)[0]
     assert process.returncode == 0 and "1 decisions" in out
+
+
+# -- loaded critics ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory):
+    """a, b and c: a policy, the same in all, and a critic of its own in each."""
+    folder = tmp_path_factory.mktemp("versions")
+    for seed, name in enumerate("abc"):
+        save_pair(folder / name, seed)
+    return folder
+
+
+@pytest.fixture
+def judged(versions):
+    policy, critic = load_policy(versions / "a" / "policy"), load_model(versions / "a" / "critic")
+    return lambda: Steerer(policy, critic, n=4)
+
+
+def judge(client):
+    """Which critic decides."""
+    return client(observation(client.policy.spec, 1)).versions["critic"]
+
+
+def test_a_loaded_critic_decides_from_the_next_reset_on_as_at_home(serve, versions, judged):
+    # mutation: answer without loading; let it enter at once
+    home, away = judged(), serve(judged, versions=versions).client()
+    seen = observation(home.policy.spec, 2)
+    before = away(seen)
+    home.load(versions / "b" / "critic")
+    away.load("b/critic")
+    same(before, away(seen))
+    for each in (home, away):
+        each.reset()
+    same(home(seen), away(seen))
+    assert (before.value != away(seen).value).all()
+
+
+def test_a_new_connection_has_the_critics_that_the_old_one_had(serve, versions, judged):
+    # mutation: forget what has entered, or what has not yet; let that enter with the connection
+    client = serve(judged, versions=versions).client()
+    first = judge(client)
+    client.load("b/critic")
+    client.close()
+    assert judge(client) == first
+    client.reset()
+    client.close()
+    second = judge(client)
+    client.load("c/critic")
+    client.close()
+    assert judge(client) == second
+    client.close()
+    client.reset()
+    third = judge(client)
+    client.close()
+    assert judge(client) == third and len({first, second, third}) == 3
+
+
+def test_a_critic_that_a_new_server_lacks_is_refused_each_time(serve, versions, judged, tmp_path):
+    # mutation: decide with the server's own critic
+    there = serve(judged, versions=versions)
+    client = there.client()
+    client.load("b/critic")
+    client.reset()
+    client.close()
+    there.server.versions = tmp_path
+    for _ in range(2):
+        with pytest.raises(ServerRefused, match="expected a critic's checkpoint, got 'b/critic'"):
+            judge(client)
+
+
+def test_a_critic_may_take_longer_to_load_than_a_decision(serve, versions, judged):
+    # mutation: give it the budget of a decision
+    def make():
+        made = judged()
+        load = made.load
+        made.load = lambda path: (time.sleep(0.6), load(path))
+        return made
+
+    client = serve(make, versions=versions).client()
+    before, client.budget = judge(client), 0.3
+    client.load("b/critic")
+    assert client.retries == 0
+    client.budget = 5.0
+    client.reset()
+    assert judge(client) != before
+
+
+def test_a_critic_that_nobody_waits_for_is_not_loaded(serve, versions, judged):
+    # mutation: drop the deadline before a load
+    loads = []
+
+    def make():
+        made = judged()
+        made.load = loads.append
+        return made
+
+    there = serve(make, versions=versions)
+    client = there.client()
+    client.budget = client.patience = 0.2
+    there.server._worker.submit(time.sleep, 0.6)  # busy
+    with pytest.raises(NoAnswer):
+        client.load("b/critic")
+    there.server._worker.submit(int).result(5)  # what came before is over
+    assert loads == []

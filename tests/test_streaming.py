@@ -258,6 +258,14 @@ def test_rewards_are_scaled_after_a_fresh_start_only():
 # -- a run's books -----------------------------------------------------------------------------------------------------
 
 
+def resumed(learner):
+    """As another process would go on with it."""
+    again = StreamingLearner(critic(hidden=(8,)), Streaming(fresh=True))
+    again.deployed.load_state_dict(learner.model.state_dict())
+    again.load_state(unflatten(*flatten(learner.state())))
+    return again
+
+
 def test_a_saved_learner_goes_on_to_the_same_bits():
     # mutation: traces, or the returns' deviation, not saved
     rows = [t for seed in range(3) for t in cut(episode(9, seed))]
@@ -266,10 +274,7 @@ def test_a_saved_learner_goes_on_to_the_same_bits():
         whole.update(row, torch.Generator())
     for row in rows[:4]:
         half.update(row, torch.Generator())
-    state = unflatten(*flatten(half.state()))
-    again = StreamingLearner(critic(hidden=(8,)), Streaming(fresh=True))
-    again.deployed.load_state_dict(half.model.state_dict())
-    again.load_state(state)
+    again = resumed(half)
     for row in rows[4:]:
         again.update(row, torch.Generator())
     for a, b in zip(whole.weights, again.weights, strict=True):
@@ -295,6 +300,30 @@ def test_a_refused_update_leaves_no_trace():
         each.update(rows[0], torch.Generator())
     assert all(torch.equal(a, b) for a, b in zip(learner.weights, twin.weights, strict=True))
     assert learner.seen.count == twin.seen.count
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_episode_whose_first_transition_is_refused_begins_with_its_next_one(saved):
+    # mutation: keep the trace or the running return of the episode before; forget `begun` in the state
+    def refuse(loss, norm):
+        raise Refused
+
+    (before, after), made = (list(cut(episode(9, seed))) for seed in (1, 2)), torch.Generator
+    learner, twin = (StreamingLearner(critic(hidden=(8,)), Streaming(fresh=True)) for _ in range(2))
+    for each in (learner, twin):
+        [each.update(row, made()) for row in before]
+    learner.before_step = refuse
+    with pytest.raises(Refused):
+        learner.update(after[0], made())
+    learner.before_step = None
+    learner = resumed(learner) if saved else learner
+    learner.update(after[1], made())
+    twin.update(replace(after[1], first=True), made())
+    for row in after[2:]:  # which are no beginning
+        [each.update(row, made()) for each in (learner, twin)]
+    assert learner.running == twin.running
+    assert all(torch.equal(a, b) for a, b in zip(learner.traces, twin.traces, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(learner.weights, twin.weights, strict=True))
 
 
 def test_it_learns_the_value_of_a_chain_better_than_the_mean():

@@ -112,8 +112,8 @@ class ChunkCritic(nn.Module):
     def score_noise(self, context: Features, noise: Tensor, time: Tensor | None = None) -> Scores:
         """What the policy would make of noise float32[B, N, H, A], judged before it does; no part of the protocol.
 
-        Noise is what `policy.sample` takes; with time [B, N] in [0, 1], x at that flow time in the critic's units. Raises
-        ValueError where this critic judges finished chunks only.
+        Noise is what `policy.sample` takes; with time [B, N] in [0, 1], x at that flow time in the critic's units.
+        Raises ValueError where this critic judges finished chunks only.
         """
         if self._noise_values is None:
             raise ValueError("score_noise: expected a critic of noise (noise_critic, faster, hume), got one of chunks")

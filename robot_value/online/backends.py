@@ -114,7 +114,10 @@ def _own(acting: Acting, k: int, number: int) -> Acting:
 
 def _absolute(acting: Acting, round: Round) -> tuple[Acting, Round]:
     """An actor may have another working folder."""
-    version, store = round.version, acting.store
+    version, store, supervisor = round.version, acting.store, acting.supervisor
     critic = None if version.critic is None else version.critic.absolute()
     version = replace(version, policy=version.policy.absolute(), critic=critic)
-    return replace(acting, store=None if store is None else store.absolute()), replace(round, version=version)
+    if supervisor is not None and supervisor.judge:
+        supervisor = replace(supervisor, judge=str(Path(supervisor.judge).absolute()))
+    store = None if store is None else store.absolute()
+    return replace(acting, store=store, supervisor=supervisor), replace(round, version=version)

@@ -83,11 +83,19 @@ class GrowingSampler:
     def _make_offline(self, prior: Cache) -> ChunkSampler | None:
         return self._make(prior, self._rows[0] or self.batch_size, self.seed)
 
-    def sample(self) -> ChunkBatch:
+    @property
+    def ready(self) -> bool:
+        """Whether there is a window to learn from. Episodes alone need not have one: DAgger waits for a correction."""
+        return bool(self._chosen())
+
+    def _chosen(self) -> list[tuple[list[ChunkSampler], int]]:
+        """What batches are drawn from now: of each half its parts and its rows."""
         halves = [(self._offline, self._given), (self._online,)]
         there = [[part for part in half if part is not None] for half in halves]
-        chosen = [(half, rows) for half, rows in zip(there, self._rows, strict=True) if half and rows]
-        if not chosen:
+        return [(half, rows) for half, rows in zip(there, self._rows, strict=True) if half and rows]
+
+    def sample(self) -> ChunkBatch:
+        if not (chosen := self._chosen()):
             raise ValueError("expected offline data or a recorded episode before the first update, got neither")
         if len(chosen) == 1:
             chosen = [(chosen[0][0], self.batch_size)]

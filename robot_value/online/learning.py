@@ -186,6 +186,8 @@ class Online:
             return self.sampler.due([name for each in self.progress.rounds for name in each.names])
         if not self.progress.rounds:
             return self.schedule.first_updates - self.run.step
+        if not self.sampler.ready:
+            return 0  # they stay due, and are made once there is a window
         due = self.schedule.first_updates + self.schedule.ratio * self.progress.env_steps
         return max(0, round(due) - self.run.step)
 

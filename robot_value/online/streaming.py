@@ -59,6 +59,7 @@ class StreamingLearner:
         scaled = getattr(critic.encoder, "state", None) is not None  # not where it sees through a policy's eyes
         self.seen = Moments.of(critic.statistics["state"]) if scaled else None
         self.returns, self.running = Moments.none(1), 0.0  # of the discounted sum of rewards so far
+        self.begun = False  # an episode, and nothing of it was learned yet: its first transition may be refused
         self.before_step: Callable[[Tensor, Tensor], None] | None = None  # (loss, gradient norm); refuses by raising
 
     @property
@@ -67,7 +68,8 @@ class StreamingLearner:
 
     def update(self, transition: Transition, generator: torch.Generator) -> dict[str, Tensor]:
         self.model.train()
-        decay = 0.0 if transition.first else self.config.trace * self.model.gamma**self.model.scope
+        self.begun = self.begun or transition.first
+        decay = 0.0 if self.begun else self.config.trace * self.model.gamma**self.model.scope
         q = self.value(transition.observation, transition.chunk, generator)
         delta = self.error(transition, q.detach(), generator)
         gradients = torch.autograd.grad(q.sum(), self.weights, materialize_grads=True)
@@ -115,8 +117,8 @@ class StreamingLearner:
         if self.seen is not None:
             self.seen.add(transition.observation.state[0, -1].double().cpu().numpy())
             self._scale_states()
-        discount = 0.0 if transition.first else self.model.gamma**self.model.scope
-        self.running = discount * self.running + transition.reward
+        discount = 0.0 if self.begun else self.model.gamma**self.model.scope
+        self.running, self.begun = discount * self.running + transition.reward, False
         self.returns.add(np.array([self.running]))
 
     def _scale_states(self) -> None:
@@ -127,12 +129,13 @@ class StreamingLearner:
     # -- what a resumed run needs ------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        scaling = {"returns": vars(self.returns), "running": self.running}
+        scaling = {"returns": vars(self.returns), "running": self.running, "begun": self.begun}
         return {"traces": self.traces, "seen": None if self.seen is None else vars(self.seen), **scaling}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.traces = [trace.to(weight) for trace, weight in zip(state["traces"], self.weights, strict=True)]
         self.returns, self.running = Moments(**state["returns"]), state["running"]
+        self.begun = state.get("begun", False)  # older checkpoints say nothing of it
         if self.seen is not None:
             self.seen = Moments(**state["seen"])
             self._scale_states()

@@ -1,7 +1,8 @@
 """A Steerer that is somewhere else: takes the Steerer's place in the loop, in ThinkAhead and in the steering node.
 
 A server that dies, restarts or is too slow makes the robot wait (`held`), up to `patience`; then NoAnswer is raised.
-The server remembers what it told each robot only while the connection lives. No torch.
+The server remembers what it told each robot only while the connection lives; which critic was loaded, it is told again.
+No torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from ..types import Decision, NoFiniteChunk, Observation, Spec
 from ..wire import LARGEST, WireError, pack, unpack, unpack_decision
-from .frames import BUSY, ERRORS, HEADER, LATE, NO_FINITE_CHUNK, PROTOCOL, framed, length
+from .frames import BUSY, ERRORS, HEADER, LATE, LOADING, NO_FINITE_CHUNK, PROTOCOL, framed, length
 from .observations import pack_observation
 
 
@@ -40,11 +41,13 @@ class Remote:
     port: int = 0
     token: str = ""
     budget: float = 1.0  # s that one answer may take
-    patience: float = 30.0  # s in which answers are asked for again before giving up
+    patience: float = 30.0  # s in which answers are asked for again before giving up; s that a critic may take to load
     held: float = 0.0  # s that robots waited for a server that was not there or not in time
     retries: int = 0
     policy: Any = field(init=False)  # what is known of it: `spec`
     _socket: socket.socket | None = field(default=None, repr=False)
+    _entered: str = ""  # name of the loaded critic that decides; "": the server's own
+    _next: str = ""  # of the one that will from the next reset on; "": none
 
     def __post_init__(self) -> None:
         known = self._patiently(self._connect)
@@ -56,11 +59,14 @@ class Remote:
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
         rows = None if rows is None else [int(row) for row in rows]
-        self._patiently(lambda: self._ask(pack({"op": "reset", "rows": rows}, {})))
+        self._patiently(lambda: self._reset(rows))
+        if rows is None and self._next:
+            self._entered, self._next = self._next, ""
 
     def load(self, version: Path) -> None:
         """Another critic from the next reset on, by its name below the server's folder of versions."""
-        self._patiently(lambda: self._ask(pack({"op": "load", "name": str(version)}, {})))
+        self._patiently(lambda: self._load(str(version)))
+        self._next = str(version)
 
     def __call__(self, observation: Observation, active: np.ndarray | None = None) -> Decision:
         observation.check(self.policy.spec)
@@ -77,11 +83,30 @@ class Remote:
 
     def _connect(self) -> dict[str, Any]:
         self._socket = socket.create_connection((self.host, self.port), timeout=self.budget)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self._greet()
+        except BaseException:
+            self.close()  # nobody may be asked who was not greeted to the end
+            raise
+
+    def _greet(self) -> dict[str, Any]:
         known = self._ask(pack({"op": "hello", "protocol": PROTOCOL, "token": self.token}, {}))
         if hasattr(self, "policy"):  # a server that came back with another policy is another server
             self.policy.spec.check(Spec.from_json(known["spec"]), "the server that came back")
+        if self._entered:
+            self._load(self._entered)
+            self._reset(None)
+        if self._next:
+            self._load(self._next)
         return known
+
+    def _reset(self, rows: list[int] | None) -> None:
+        self._ask(pack({"op": "reset", "rows": rows}, {}))
+
+    def _load(self, name: str) -> None:
+        budget = min(max(self.budget, self.patience), LOADING)
+        self._ask(pack({"op": "load", "name": name, "budget": budget}, {}), budget)
 
     def _decision(self, request: bytes) -> Decision:
         payload = self._exchange(request)
@@ -91,16 +116,22 @@ class Remote:
             self._understand(payload)  # an error in words
             raise
 
-    def _ask(self, request: bytes) -> dict[str, Any]:
-        return self._understand(self._exchange(request))
+    def _ask(self, request: bytes, budget: float | None = None) -> dict[str, Any]:
+        return self._understand(self._exchange(request, budget))
 
-    def _exchange(self, request: bytes) -> bytes:
+    def _exchange(self, request: bytes, budget: float | None = None) -> bytes:
+        """`budget`: s for this answer; None: the usual."""
         if self._socket is None:
             self._connect()
-        deadline = time.monotonic() + self.budget
-        self._socket.settimeout(self.budget)
-        self._socket.sendall(framed(request))
-        return self._read(length(self._read(HEADER.size, deadline), LARGEST), deadline)
+        budget = self.budget if budget is None else budget
+        deadline = time.monotonic() + budget
+        try:
+            self._socket.settimeout(budget)
+            self._socket.sendall(framed(request))
+            return self._read(length(self._read(HEADER.size, deadline), LARGEST), deadline)
+        except BaseException:
+            self.close()  # an answer that comes later is not the next request's
+            raise
 
     def _read(self, size: int, deadline: float) -> bytes:
         parts, left = [], size

@@ -13,6 +13,7 @@ PROTOCOL = 1
 MAGIC = b"RVS1"
 HEADER = struct.Struct("!4sI")  # magic, bytes that follow
 SMALL = 1 << 16  # bytes that a stranger may send: enough for a greeting
+LOADING = 600.0  # s that a client may wait at most for another critic to be loaded
 # What went wrong, for the client to act on: refused is the request's fault, late and busy pass, no_finite_chunk means
 # stop this robot, failed is the server's.
 REFUSED, LATE, BUSY, NO_FINITE_CHUNK, FAILED = "refused", "late", "busy", "no_finite_chunk", "failed"

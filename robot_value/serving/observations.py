@@ -25,7 +25,8 @@ def pack_observation(observation: Observation, about: Mapping[str, Any], more: M
 
 def read_observation(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], spec: Spec) -> Observation:
     """Of what `pack_observation` wrote, checked against the Spec. Raises WireError."""
-    goal = _observation(about, arrays, spec, "goal.", None) if "goal.task" in about else None
+    any_history = spec.choose(n_obs_steps=0)  # of a goal the last frame counts
+    goal = _observation(about, arrays, any_history, "goal.", None) if "goal.task" in about else None
     return _observation(about, arrays, spec, "", goal)
 
 
@@ -41,13 +42,12 @@ def _observation(
     if not isinstance(task, list) or not task or not all(isinstance(text, str) for text in task):
         raise WireError(f"{prefix}task: expected one text per robot, got {task!r}")
     found = {name: arrays.get(prefix + name) for name in OBSERVED}
-    shapes = {"pending": (len(task), None, spec.action_dim)} | dict.fromkeys(
-        ("time", "step", "episode", "committed"), (len(task),)
-    )
+    shapes = dict.fromkeys(("time", "step", "episode", "committed"), (len(task),))
+    shapes |= {"state": (len(task), None, spec.state_dim), "pending": (len(task), None, spec.action_dim)}
     for name, dtype in OBSERVED.items():
-        if found[name] is None or found[name].dtype != dtype or not _fits(found[name].shape, shapes.get(name)):
+        if found[name] is None or found[name].dtype != dtype or not _fits(found[name].shape, shapes[name]):
             got = None if found[name] is None else f"{found[name].dtype}{list(found[name].shape)}"
-            raise WireError(f"{prefix}{name}: expected {dtype}{list(shapes.get(name) or [])}, got {got}")
+            raise WireError(f"{prefix}{name}: expected {dtype}{list(shapes[name])}, got {got}")
     images = {camera.name: arrays.get(f"{prefix}image.{camera.name}") for camera in spec.cameras}
     observation = Observation(
         images={name: image for name, image in images.items() if image is not None},
@@ -55,8 +55,8 @@ def _observation(
         goal=goal,
         **found,
     )
-    if observation.batch_size != len(task) or not np.isfinite(observation.state).all():
-        raise WireError(f"{prefix}state: expected finite numbers for {len(task)} robots")
+    if not observation.state.shape[1] or not np.isfinite(observation.state).all():
+        raise WireError(f"{prefix}state: expected one frame or more of finite numbers")
     ahead = observation.pending.shape[1]
     if not ((observation.committed >= 0) & (observation.committed <= ahead)).all() or (observation.step < 0).any():
         raise WireError(f"{prefix}committed and step: expected 0 to {ahead} and at least 0, got others")
@@ -69,8 +69,6 @@ def _observation(
     return observation
 
 
-def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...] | None) -> bool:
-    """None: any number; no expectation: any shape."""
-    return expected is None or (
-        len(shape) == len(expected) and all(e in (None, s) for s, e in zip(shape, expected, strict=True))
-    )
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    """None: any number."""
+    return len(shape) == len(expected) and all(e in (None, s) for s, e in zip(shape, expected, strict=True))

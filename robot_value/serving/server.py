@@ -22,10 +22,10 @@ import numpy as np
 
 from .. import __version__
 from ..steering.steerer import Steerer
-from ..types import Decision, NoFiniteChunk
+from ..types import NoFiniteChunk
 from ..untrusted import Refused, inside
 from ..wire import WireError, pack, pack_decision, unpack
-from .frames import BUSY, FAILED, HEADER, LATE, NO_FINITE_CHUNK, PROTOCOL, REFUSED, SMALL, framed, length
+from .frames import BUSY, FAILED, HEADER, LATE, LOADING, NO_FINITE_CHUNK, PROTOCOL, REFUSED, SMALL, framed, length
 from .observations import read_observation
 
 LOG = logging.getLogger("robot_value.serving")
@@ -40,7 +40,7 @@ class Limits:
     receive: float = 10.0  # s for a whole request, from its first byte on
     idle: float = 600.0  # s without a request
     greeting: float = 5.0  # s until a stranger has said who it is
-    budget: float = 60.0  # s that a client may want to wait at most
+    budget: float = 60.0  # s that a client may want to wait at most for a decision
 
 
 @dataclass
@@ -150,7 +150,7 @@ class Server:
             session.steerer.reset(_rows(about.get("rows")))
             return answer()
         if op == "load":
-            return await self._load(session.steerer, about)
+            return await self._load(session.steerer, about, received)
         raise WireError(f"op: expected health, hello, decide, reset or load, got {op!r}")
 
     def _greet(self, session: Session, about: dict) -> bytes:
@@ -164,9 +164,7 @@ class Server:
         return answer(spec=steerer.policy.spec.to_json(), version=__version__, decisions=self.decisions, **about)
 
     async def _decide(self, steerer: Steerer, about: dict, arrays: dict[str, np.ndarray], received: float) -> bytes:
-        budget = about.get("budget")
-        if type(budget) not in (int, float) or not 0 < budget <= self.limits.budget:
-            raise WireError(f"budget: expected seconds up to {self.limits.budget}, got {budget!r}")
+        budget = _seconds(about.get("budget"), self.limits.budget)
         observation = read_observation(about, arrays, steerer.policy.spec)
         if observation.batch_size > self.limits.robots:
             raise WireError(f"expected at most {self.limits.robots} robots, got {observation.batch_size}")
@@ -174,26 +172,32 @@ class Server:
         if active is not None and (active.dtype != bool or active.shape != (observation.batch_size,)):
             raise WireError(f"active: expected bool[{observation.batch_size}], got {active.dtype}{list(active.shape)}")
 
-        def compute() -> Decision:
-            if time.monotonic() > received + budget:
-                raise Late(f"expected to begin within {budget} s, got there later: the server is busy")
-            return steerer(observation, active)
-
-        decision = await asyncio.get_running_loop().run_in_executor(self._worker, compute)
+        decision = await self._infer(lambda: steerer(observation, active), received, budget)
         self.decisions += 1
         return pack_decision(decision)
 
-    async def _load(self, steerer: Steerer, about: dict) -> bytes:
+    async def _load(self, steerer: Steerer, about: dict, received: float) -> bytes:
         """Another critic from the next reset on, by its name below `versions`."""
         if self.versions is None:
             raise WireError("load: expected a server with --versions, got one without")
+        budget = _seconds(about.get("budget", LOADING), LOADING)
         path = inside(self.versions, str(about.get("name", "")))
         try:
-            await asyncio.get_running_loop().run_in_executor(self._worker, steerer.load, path)
+            await self._infer(lambda: steerer.load(path), received, budget)
         except (ValueError, OSError) as wrong:
             LOG.warning("load: %s", wrong)
             raise WireError(f"load: expected a critic's checkpoint, got {about.get('name')!r}") from wrong
         return answer()
+
+    async def _infer[T](self, work: Callable[[], T], received: float, budget: float) -> T:
+        """On the one worker, unless the sender has given up by the time that it is free."""
+
+        def begin() -> T:
+            if time.monotonic() > received + budget:
+                raise Late(f"expected to begin within {budget} s, got there later: the server is busy")
+            return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._worker, begin)
 
 
 def answer(**about: Any) -> bytes:
@@ -208,6 +212,12 @@ def _rows(rows: Any) -> list[int] | None:
     if rows is not None and not (isinstance(rows, list) and all(type(row) is int for row in rows)):
         raise WireError(f"rows: expected a list of numbers or null, got {rows!r}")
     return rows
+
+
+def _seconds(budget: Any, largest: float) -> float:
+    if type(budget) not in (int, float) or not 0 < budget <= largest:
+        raise WireError(f"budget: expected seconds up to {largest}, got {budget!r}")
+    return budget
 
 
 def _loopback(host: str) -> bool:
