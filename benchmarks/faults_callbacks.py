@@ -53,19 +53,21 @@ def others_callback_fails(
 
     def trial(rig: Rig, rng: np.random.Generator) -> None:
         from sensor_msgs.msg import Joy
-        from std_msgs.msg import Bool
+        from std_msgs.msg import Bool, Float32
         from std_srvs.srv import Trigger
 
         words = [name, "raise", str(int(rng.integers(callbacks))), *(["unsafe"] if rig.unprotected == UNSAFE else [])]
         given = {"topics": str(rig.topics_path), **parameters(rig)}
-        joystick = rig.graph.publisher(Joy, "/joy")
+        said = {"/joy": Joy(axes=[0.0] * 8, buttons=[0] * 11), "/reward": Float32(), "/success": Bool()}
+        publishers = {topic: rig.graph.publisher(type(message), topic) for topic, message in said.items()}
         node = rig.graph.start(BROKEN, given, name=name, arguments=words)
         rig.human.start()
         try:
             end = time.monotonic() + 40.0
             while time.monotonic() < end and node.popen.poll() is None and "deactivating" not in node.said:
                 rig.intervention.publish(Bool(data=False))
-                joystick.publish(Joy(axes=[0.0] * 8, buttons=[0] * 11))
+                for topic, message in said.items():
+                    publishers[topic].publish(message)
                 for service in services:
                     rig.graph.call(Trigger, f"{name}/{service}", timeout=0.3)
                 if node.said.count("Ordered: ordered") and time.monotonic() < end - 8.0:
@@ -80,7 +82,8 @@ def others_callback_fails(
         finally:
             rig.human.stop()
             node.end(signal.SIGKILL)
-            rig.graph.withdraw(joystick)
+            for publisher in publishers.values():
+                rig.graph.withdraw(publisher)
 
     return trial
 
