@@ -171,9 +171,8 @@ class SimulatedArmNode:
             self._listen(JointTrajectory, "executed", self._executed, RECORD)
             timer = self.node.every(REPEAT, self._repeat)
             self._undo.append(lambda: self.node.destroy_timer(timer))
-        commands = RECORD if self.config.log else COMMAND  # the log leaves out none, however late this process reads
         for entry in () if lockstep else self.topics.action:
-            self._listen(COMMANDED[entry.type], entry.topic, lambda m, entry=entry: self._command(entry, m), commands)
+            self._listen(COMMANDED[entry.type], entry.topic, lambda m, entry=entry: self._command(entry, m), COMMAND)
 
     def _publisher(self, kind: type, topic: str, qos: Any) -> Any:
         publisher = self.node.create_publisher(kind, topic, qos)

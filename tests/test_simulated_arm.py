@@ -401,8 +401,9 @@ def test_in_real_time_it_follows_logs_every_command_and_holds_when_they_end(tmp_
         assert len(images.messages) >= 10 and images.messages[-1][1].encoding == "rgb8"
         assert node.end() == 0
     lines = [json.loads(line) for line in log.open()]
-    assert len(lines) == 41 and math.isnan(lines[-1]["points"][0][0]) and lines[0]["names"] == NAMES
-    np.testing.assert_array_equal([line["points"][0][0] for line in lines[:40]], here[0] + 0.01 * np.arange(1, 41))
+    assert 20 < len(lines) <= 41 and math.isnan(lines[-1]["points"][0][0]) and lines[0]["names"] == NAMES
+    read = [line["points"][0][0] for line in lines[:-1]]  # the newest only, when this machine is late: as it moves
+    assert set(read) <= set(here[0] + 0.01 * np.arange(1, 41)) and (np.diff(read) > 0).all()
     assert (np.diff([line["time"] for line in lines]) > 0).all() and len(lines[0]["measured"]) == 7
 
 
