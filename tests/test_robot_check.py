@@ -263,3 +263,16 @@ def test_a_policy_and_a_critic_for_this_arm_are_timed_and_others_are_refused(arm
 def test_without_topics_the_command_says_what_it_needs(capsys):
     assert cli.main(["robot", "check"]) == 2 and "--topics" in capsys.readouterr().err
     assert cli.main(["robot", "czech"]) == 2 and "did you mean 'check'" in capsys.readouterr().err
+
+
+def test_a_joints_speed_is_no_position(heard):
+    # mutation: every number that bears a joint's name is one; the hand's speed is the largest change
+    position = MEANING.state[0]
+    speed = dataclasses.replace(position, path="velocity", names=("a.velocity", "b.velocity"), units=("rad/s",) * 2)
+    meaning = dataclasses.replace(MEANING, state=(position, speed))
+    heard["/joint_states"].messages = [Message(name=["a", "b"], position=[0.0, 0.0], velocity=[9.0, 9.0])]
+    lines = {line.about: line for line in robot_check.numbers(meaning, heard)}
+    assert {line.level for line in lines.values()} == {OK} and lines["b.velocity"].text.startswith("+9.0000 rad/s")
+    asked, at = [], iter(np.array([[0, 0, 0, 0], [0.2, 0, 0.9, 0], [0, 0, 0, 0], [0, 0.2, 0, 0.9]]))
+    lines = list(robot_check.walk(meaning, lambda: next(at), asked.append))
+    assert [(line.about, line.level) for line in lines] == [("a", OK), ("b", OK)] and len(asked) == 4

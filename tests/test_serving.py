@@ -368,6 +368,23 @@ def test_a_late_answer_is_never_taken_for_the_next_one(serve):
     same(home(second), client(second))
 
 
+def test_two_threads_share_a_connection(serve):
+    # mutation: no turns: one thread reads the other's answer
+    client, outcomes = serve(slow(0.05)).client(patience=0.5), []
+    seen = observation(client.policy.spec, 1)
+
+    def decide():
+        for _ in range(5):
+            outcomes.append(type(client(seen)).__name__)
+
+    thread = threading.Thread(target=decide)
+    thread.start()
+    while thread.is_alive():
+        client.reset([0])  # as ThinkAhead does for an episode that begins while another robot's decision is made
+    thread.join()
+    assert outcomes == ["Decision"] * 5 and client.retries == 0
+
+
 # mutation: leave the socket open where an exchange is interrupted -> the next decision is the last one's.
 def test_an_answer_that_nobody_waited_for_is_never_taken_for_the_next_one(serve, monkeypatch):
     client, home = serve().client(), steerer()

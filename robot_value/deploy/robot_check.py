@@ -19,6 +19,7 @@ from ..types import ActionPart, Spec
 from .ticking import FUTURE
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
+POSITIONS = ("position", "data")  # fields of messages with a state in which a joint's name stands for its position
 OURS = ("guard", "replay")  # nodes of ours that may publish where controllers listen
 MOVED = 0.05  # rad or m, by hand: more than noise and sagging
 FLAT = 2.0  # standard deviation of a picture's pixels, of 255, below which nothing is to be seen on it
@@ -174,10 +175,15 @@ def numbers(topics: Topics, heard: Mapping[str, Heard]) -> Iterator[Line]:
             continue
         yield from _reordered(entry, heard[entry.topic].messages[-1])
         for i, name in enumerate(entry.names):
-            low, high = limits.get(entry.joints[i] if entry.joints else name, (-np.inf, np.inf))
+            low, high = limits.get(_places(entry)[i], (-np.inf, np.inf))
             inside = low <= rows[-1, i] <= high
             text = f"{rows[-1, i]:+.4f} {entry.units[i]}, moved {np.ptp(rows[:, i]):.4f}"
             yield Line(OK if inside else FAIL, name, text if inside else f"{text}; expected {low:g} to {high:g}")
+
+
+def _places(entry: Numbers) -> tuple[str, ...]:
+    """One per dim: the joint whose position it is; "" for a speed, an effort or the like."""
+    return entry.joints or entry.names if entry.path in POSITIONS else ("",) * len(entry.names)
 
 
 def _commanded_joints(entry: Numbers, part: ActionPart) -> tuple[str, ...]:
@@ -249,7 +255,8 @@ def walk(topics: Topics, read: Callable[[], np.ndarray], ask: Callable[[str], An
     """Ask for every commanded joint to be moved by hand; `read` gives float[S] now, `ask` returns when it was done."""
     names, entries = topics.spec.state_names, zip(topics.action, topics.parts, strict=True)
     driven = {joint for entry, part in entries for joint in _commanded_joints(entry, part)}
-    joints = [joint for entry in topics.state for joint in entry.joints or entry.names]
+    joints = [joint for entry in topics.state for joint in _places(entry)]
+    places = np.array([joint != "" for joint in joints])
     if not driven & set(joints):
         yield Line(WARN, "move", "nothing is asked for: the actions name none of the state's joints")
     for i, (name, joint) in enumerate(zip(names, joints, strict=True)):
@@ -257,7 +264,7 @@ def walk(topics: Topics, read: Callable[[], np.ndarray], ask: Callable[[str], An
             ask(f"Next is {name}. Let go of the arm, then press Enter.")
             before = read()
             ask(f"Turn {name} by hand, a hand's width to its positive side, hold it there and press Enter.")
-            yield judged(names, i, read() - before)
+            yield judged(names, i, np.where(places, read() - before, 0.0))
 
 
 def judged(names: Sequence[str], wanted: int, change: np.ndarray) -> Line:

@@ -8,6 +8,7 @@ No torch.
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Remote:
     _socket: socket.socket | None = field(default=None, repr=False)
     _entered: str = ""  # name of the loaded critic that decides; "": the server's own
     _next: str = ""  # of the one that will from the next reset on; "": none
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)  # one request at a time
 
     def __post_init__(self) -> None:
         known = self._patiently(self._connect)
@@ -161,9 +163,9 @@ class Remote:
         began, pause, failed = time.monotonic(), 0.02, False
         while True:
             try:
-                answered = attempt()
+                with self._turn:
+                    answered = self._attempted(attempt)
             except (OSError, Passing, WireError) as error:
-                self.close()  # an answer that comes late must not be taken for the next one
                 failed, self.retries = True, self.retries + 1
                 if time.monotonic() + pause - began > self.patience:
                     raise NoAnswer(f"{self.host}:{self.port}: no answer within {self.patience} s: {error}") from error
@@ -172,3 +174,10 @@ class Remote:
                 return answered
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
+
+    def _attempted[T](self, attempt: Callable[[], T]) -> T:
+        try:
+            return attempt()
+        except (OSError, Passing, WireError):
+            self.close()  # an answer that comes late must not be taken for the next one
+            raise
