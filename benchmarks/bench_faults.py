@@ -92,7 +92,7 @@ def play(case: Pure | Graph, rigs: Rigs, trials: int, seed: int) -> dict[str, An
         "max_ms": float(ms.max()) if len(ms) else None,
         "bound_ms": getattr(case, "bound_ms", None),
         "repeats": repeats,
-        "failures": [why[:300] for why in failures[:5]],
+        "failures": [placeless(why)[:300] for why in failures[:5]],
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -104,7 +104,12 @@ def control(case: Pure | Graph, rigs: Rigs, seed: int) -> dict[str, Any]:
         if outcome.why and not outcome.disturbed:
             break
     fails = bool(outcome.why) and not outcome.disturbed
-    return {"control_fails": fails, "control_tries": tried, "control_says": outcome.why[:300]}
+    return {"control_fails": fails, "control_tries": tried, "control_says": placeless(outcome.why)[:300]}
+
+
+def placeless(text: str) -> str:
+    """Without this machine's folders."""
+    return text.replace(str(Path(__file__).parents[1]), ".").replace(tempfile.gettempdir(), "TMP")
 
 
 class Outcome:

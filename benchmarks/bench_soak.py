@@ -45,7 +45,7 @@ FAULTS = [
     for case in faults_table.GUARD
     if case.rig == "guard"
     and case.id not in ("F7", "F10", "F26", "F27", "F30", "F31", "F36")
-    and case.part not in ("domain", "shared memory")
+    and case.part not in ("domain", "shared memory", "no shared memory")
 ]
 
 

@@ -121,8 +121,8 @@ def heard_in(domain: int, timeout: float) -> None:
 
 
 def shared_memory_lost(rig: Rig, rng: np.random.Generator) -> None:
-    """The guard's /dev/shm is full, read-only, or not the others' (a container): it works, and stops, as ever."""
-    kind = str(rng.choice(["full", "unwritable", "another"]))
+    """The guard's /dev/shm is filled up, read-only, or not the others' (a container): it works, and stops, as ever."""
+    kind = str(rng.permutation(["filled", "unwritable", "another"])[0])
     rig.guard.end(signal.SIGKILL)
     rig.renew_guard(shared_memory=kind)
     try:
@@ -138,6 +138,22 @@ def shared_memory_lost(rig: Rig, rng: np.random.Generator) -> None:
         expect(late <= OLD, f"/dev/shm {kind}: stopped after {late:.0f} ms")
     finally:
         rig.states.rule = passed
+        rig.guard.end(signal.SIGKILL)
+        rig.renew_guard()
+    rig.graph.wait_state(rig.guard)
+
+
+def started_without_room(rig: Rig, rng: np.random.Generator) -> None:
+    """/dev/shm is full before any process of ROS was there: the guard says so and ends; with room it comes up."""
+    rig.phase(rng)
+    rig.guard.end(signal.SIGKILL)
+    rig.renew_guard(shared_memory="full")
+    try:
+        code = rig.guard.popen.wait(30)
+        if code == faults_shared_memory.NOT_ALLOWED:
+            raise Disturbed(rig.guard.said)
+        expect(code == 1 and "/dev/shm is full" in rig.guard.said, f"guard ended ({code}): {rig.guard.said[-200:]}")
+    finally:
         rig.guard.end(signal.SIGKILL)
         rig.renew_guard()
     rig.graph.wait_state(rig.guard)
@@ -263,8 +279,10 @@ CASES = (
           "states never grow old", "guard_ageless_states", OLD),
     Graph("F34", "domain", "the driver comes back in another domain, then in ours", RUNNING,
           "stops; goes on without a restart", domain_changed, "states never grow old", "guard_ageless_states", OLD),
-    Graph("F34", "shared memory", "the guard's /dev/shm is full, read-only or a container's", RUNNING,
+    Graph("F34", "shared memory", "the guard's /dev/shm is filled up, read-only or a container's", RUNNING,
           "works and stops as ever", shared_memory_lost, "Fast DDS as it comes", "guard_on_shared_memory"),
+    Graph("F34", "no shared memory", "/dev/shm is full before the guard starts", RUNNING,
+          "refused in words; starts once there is room", started_without_room, "nobody looks", "guard_sees_room"),
     Graph("F36", "", "SIGTERM, SIGINT, Ctrl-C twice", RUNNING, "stops, exit code 0 or 130", terminated,
           "signals end the process", "guard_dies_on_signals", 5000.0),
     Graph("F33", "", "a second publisher on the controller's topic", RUNNING, "latched stop that names both",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from faults_shared_memory import guard_sees_room  # noqa: F401  a control like those below, before ROS is imported
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
