@@ -120,6 +120,28 @@ def test_pictures_are_encoded_once_however_many_candidates_are_asked_for(name):
     assert encoded == len(calls) == (2 if name == "smolvla" else 1), "SmolVLA sees its cameras one after another"
 
 
+def test_smolvlas_prefix_is_projected_once_however_many_candidates_and_steps(monkeypatch):
+    # mutations: no _answer; `projections` not given back; every layer taken for one of cross-attention
+    policy, rows = loaded("smolvla"), []
+    layers = policy.model.model.vlm_with_expert.lm_expert.layers
+    cross = [
+        layer.self_attn for layer in layers if layer.self_attn.k_proj.in_features != layer.self_attn.q_proj.in_features
+    ]
+    projections = [getattr(attention, name) for attention in cross for name in ("k_proj", "v_proj")]
+    compute = torch.nn.Linear.forward
+
+    def counted(self, x):
+        if any(self is each for each in projections):
+            rows.append(len(x))
+        return compute(self, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", counted)
+    at = seen(policy)
+    policy.sample(policy.encode(at), 5, noise(policy.spec, at, 5))
+    assert projections and rows == [len(at.state)] * len(projections)
+    assert not any("forward" in vars(module) for module in policy.model.modules())
+
+
 @pytest.mark.parametrize("name", ["diffusion ddpm", "multi_task_dit", "smolvla"])
 def test_all_randomness_is_the_candidates_own(name):
     # mutation: generator=None in denoise
