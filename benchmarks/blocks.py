@@ -54,15 +54,15 @@ def interleave(arms: dict[str, Arm], seconds: float, block: float = 0.2) -> None
 
 
 def _block(arm: Arm) -> None:
-    busy, own, start = _busy(), arm.cpu(), time.perf_counter()
+    used, own, start = busy(), arm.cpu(), time.perf_counter()
     for _ in range(arm.repeats):
         arm.run()
     wall = time.perf_counter() - start
-    foreign = (_busy() - busy - (arm.cpu() - own)) / wall
+    foreign = (busy() - used - (arm.cpu() - own)) / wall
     (arm.clean if foreign <= FOREIGN else arm.disturbed).append(wall / arm.repeats)
 
 
-def _busy() -> float:
+def busy() -> float:
     """CPU seconds that all processes of this machine have used since boot."""
     with open("/proc/stat") as stat:
         user, nice, system, _idle, _wait, irq, softirq, *_ = map(int, stat.readline().split()[1:])

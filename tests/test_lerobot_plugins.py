@@ -4,6 +4,8 @@ The commands themselves, from pip to a steered lerobot-eval, are run by `python 
 """
 
 import json
+import subprocess
+import sys
 import time
 import tomllib
 from dataclasses import replace
@@ -287,6 +289,18 @@ def test_what_holds_until_its_next_message_makes_no_plan_old_and_must_have_come_
 TOPICS = Path(__file__).resolve().parents[1] / "launch" / "params" / "simulated_panda_first_order_topics.yaml"
 
 
+FORGETFUL = """
+import sys
+topics, folder, *sys.path[:0] = sys.argv[1:]
+from lerobot.robots.utils import make_robot_from_config
+from lerobot_robot_robot_value import Ros2GuardArmConfig
+robot = make_robot_from_config(Ros2GuardArmConfig(topics=topics, calibration_dir=folder, patience=20.0))
+robot.connect()
+robot.get_observation()
+raise SystemExit(3)
+"""
+
+
 def test_an_arm_goes_where_lerobot_sends_it_through_the_guard_taught_or_by_a_policy(plugins, tmp_path, monkeypatch):
     # mutation: plans on the other topic, joint order reversed, no `enable`, intervention never said or never taken back
     pytest.importorskip("rclpy")
@@ -328,6 +342,17 @@ def test_an_arm_goes_where_lerobot_sends_it_through_the_guard_taught_or_by_a_pol
             robot.disconnect()
             sources = {wire.parse_header(m.header.frame_id).source for _, m in executed.since(since)}
             assert source in sources and sources <= {source, wire.STOP}
+        # mutation: no atexit
+        words = [
+            sys.executable,
+            "-c",
+            FORGETFUL,
+            str(TOPICS),
+            str(tmp_path),
+            *(str(ROOT / "plugins" / n) for n in PLUGINS),
+        ]
+        ended = subprocess.run(words, env=graph.variables, timeout=60, capture_output=True, text=True, cwd=ROOT)
+        assert ended.returncode == 3 and "Traceback" not in ended.stderr, ended.stderr
     with pytest.raises(ValueError, match="is the policy another robot's"):
         robot._graph = object()
         robot.send_action({"panda_joint1.pos": 0.0})

@@ -101,7 +101,7 @@ class Online:
         """The rounds that are left."""
         self._first_trials(crew, board)
         self._publish()
-        self._lap()
+        self.lap()
         while (done := len(self.progress.rounds)) < self.schedule.rounds:
             if stop:
                 tqdm.write(f"stopped after round {done}; the same command continues")
@@ -162,7 +162,7 @@ class Online:
         if updates:
             check_finite(self.run.parts.values())
             self.run.save(self.root)  # before the words about it: what is told is there
-        seconds = Seconds(acted - began, learned - began, self._lap() - (max(acted, learned) - began))
+        seconds = Seconds(acted - began, learned - began, self.lap() - (max(acted, learned) - began))
         booked = self._book(number, version, played, shown, seconds)
         every = self.job.evaluate_every
         board.round(booked, self.progress.env_steps)
@@ -216,7 +216,7 @@ class Online:
         self.progress.rounds.append(booked)
         return booked
 
-    def _lap(self) -> float:
+    def lap(self) -> float:
         """Seconds since it was asked last."""
         before, self._booked = self._booked, time.monotonic()
         return self._booked - before
@@ -258,7 +258,7 @@ class Online:
         )
         progress.evaluations.append(trial)
         board.trial(trial)
-        self._lap()
+        self.lap()
 
     def _settle(self) -> None:
         """Do what the last trial says, unless that is done: keep the weights, or go back to those that passed last."""

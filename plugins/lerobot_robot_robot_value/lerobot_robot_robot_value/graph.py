@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Callable
@@ -53,6 +54,9 @@ class Graph:
         self._running = True
         self._thread = threading.Thread(target=self._spin, name="lerobot", daemon=True)
         self._thread.start()
+        atexit.register(
+            self.close
+        )  # LeRobot's commands disconnect nothing where they fail; ROS' threads must end first
 
     def enable(self, wanted: bool) -> None:
         """Motion is wanted, once everything is heard; or it is no longer."""
@@ -97,10 +101,14 @@ class Graph:
         self._plan.publish(message)
 
     def close(self) -> None:
+        """Once; the guard brings the arm to rest for want of plans."""
         from rclpy.duration import Duration
         from std_msgs.msg import Bool
 
+        if not self._running:
+            return
         self._running = False
+        atexit.unregister(self.close)
         self._executor.wake()
         self._thread.join()  # nobody claims the arm once more after this
         if self._intervention is not None:
@@ -109,6 +117,7 @@ class Graph:
         self._executor.shutdown()
         self._node.destroy_node()
         self._context.try_shutdown()
+        self._context.destroy()
 
     def _claim(self) -> None:
         """A human who teleoperates owns the arm."""
