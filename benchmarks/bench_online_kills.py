@@ -2,8 +2,8 @@
 
 A session is one run from an empty folder to its end. In "actor" and "ray_actor" an actor's process is killed and the
 run goes on by itself; in "learner" and "ray_learner" the driver is killed (the learner is the driver: one process), and
-the same command continues; in "arm_learner" nobody plays, and it follows a store that is there (--follow.store). After
-every kill and at the end:
+the same command continues, in "both_learner" with a policy that learns beside the critic; in "arm_learner" nobody
+plays, and it follows a store that is there (--follow.store). After every kill and at the end:
 
 - every episode that was on disk after an earlier kill is still there, byte for byte, and undamaged;
 - neither the versions that played or were published, nor the newest checkpoint go backward;
@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 CASES = {"actor": ("local", 1), "learner": ("local", 1), "ray_actor": ("ray", 2), "ray_learner": ("ray", 2)}
-CASES |= {"arm_learner": ("follow", 1)}
+CASES |= {"both_learner": ("both", 1), "arm_learner": ("follow", 1)}  # "both": local, and a policy learns, too
 ROUNDS, PER_ROUND, WAVE = 8, 8, 4
 PATIENCE = 600  # s without an end before a session counts as hung
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected = wholes[CASES["learner"]].content
         for case, wanted, unprotected in [*plans, ("learner", options.control, True)]:
             whole = wholes[CASES[case]]
-            whole = whole if case == "arm_learner" else replace(whole, content=expected)
+            whole = whole if CASES[case][0] in ("both", "follow") else replace(whole, content=expected)
             while left := _left(done := _done(result, case, unprotected), wanted, unprotected):
                 found = session(home, case, options.seed + len(done), whole, left, unprotected)
                 if not found["kills"]:  # the machine has less to do than it had
@@ -120,7 +120,8 @@ def train(home: Path, folder: Path, backend: str, number: int, actor: Executor |
     schedule = Schedule(
         folder=str(folder), episodes=ROUNDS * PER_ROUND, per_round=PER_ROUND, ratio=0.25, batch_size=16,
         evaluate_every=3, evaluate_episodes=WAVE, progress=False, tensorboard=False, device="cpu",
-        backend="local" if follow.store else backend, actors=number,
+        backend=backend if backend == "ray" else "local", actors=number,
+        learn="both" if backend == "both" else "critic",
     )  # fmt: skip
     arm = Arm("online", "argmax", n=3, critic=MAIN)
     models = (str(home / "models" / name) for name in ("policies", "critics"))
@@ -186,7 +187,7 @@ class Seen:
         there = {name[9:] for name in apart} | {name[9:] for name in _listed(folder / "episodes" / "episodes")}
         told = _progress(folder)["rounds"]
         version = max([_published(folder), *(each["version"] for each in told)])
-        step = max((int(each.name[5:]) for each in folder.glob("step_*") if each.name[5:].isdigit()), default=0)
+        step = min(max(_steps(part), default=0) for part in _parts(folder))
         if lost := self.episodes - there:
             self.failures.append(f"{when}: episodes {sorted(lost)} were on disk and are gone")
         if version < self.version or step < self.step:
@@ -196,7 +197,7 @@ class Seen:
         self.hit["episode"] += any(
             any(folder.glob(f"{store}/.staging/*")) for store in ("episodes", "episodes.actors/*")
         )
-        self.hit["checkpoint"] += any(folder.glob("*tmp*"))
+        self.hit["checkpoint"] += any(any(part.glob("*tmp*")) for part in _parts(folder))
 
 
 def session(home: Path, case: str, seed: int, whole: Whole, most: int, unprotected: bool = False) -> dict:
@@ -281,9 +282,10 @@ def content(folder: Path) -> dict:
     """All that does not depend on the clock or on who recorded an episode first."""
     from robot_value import checkpoint
 
-    newest = checkpoint.newest(folder)
+    saved = [checkpoint.newest(part) for part in _parts(folder)]
+    files = [each for newest in saved for each in sorted(newest.glob("model*"))]
     return {
-        "weights": {each.name: _sha(each.read_bytes()) for each in sorted(newest.glob("model*"))} | {"at": newest.name},
+        "weights": {str(each.relative_to(folder)): _sha(each.read_bytes()) for each in files},
         "progress": _timeless(_progress(folder)),
         "episodes": dict(_episodes(folder / "episodes")),
     }
@@ -329,6 +331,15 @@ def _published(folder: Path) -> int:
 
     found = newest(folder)
     return 0 if found is None else found.number
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Where checkpoints are: of a critic that learns alone, or of a policy and a critic."""
+    return [folder / name for name in ("policy", "critic")] if (folder / "policy").exists() else [folder]
+
+
+def _steps(part: Path) -> list[int]:
+    return [int(each.name[5:]) for each in part.glob("step_*") if each.name[5:].isdigit()]
 
 
 def _listed(episodes: Path) -> list[str]:

@@ -193,6 +193,36 @@ def vla_best_of_n(found: dict[str, Any]) -> list[str]:
     return [*lines, "", f"{size}. Gate, {found['gate']:g} at N = {found['gate_n']}: {found['verdict']}."]
 
 
+def server(found: dict[str, Any]) -> list[str]:
+    sent, kills = found["hostile"], found["kills"]
+    (before, after), held = sent["memory_mb"], kills["held_seconds"]
+    wrong, asked = sent["wrong_honest_answers"], sent["honest_answers"]
+    return [
+        "| what was done | n | crashes | executions of the canary | wrong answers | |",
+        "|---|---|---|---|---|---|",
+        f"| hostile requests | {sent['requests']:,} | {sent['crashes']} | {sent['executions']} | {wrong} of {asked} "
+        f"honest ones in between | resident {before:.0f} MB before, {after:.0f} MB after |",
+        f"| SIGKILLs with a robot at work | {kills['kills']} | | | {kills['wrong_decisions']} of "
+        f"{kills['decisions']:,} decisions | the robot held for {held['median']:.1f} s, at most {held['max']:.1f} s |",
+    ]
+
+
+def online_overhead(found: dict[str, Any]) -> list[str]:
+    speed, books, cores = found["speed"], found["bookkeeping"], found["cores"]
+    low, high = speed["ci95"]
+    return [
+        "| what | goal | measured |",
+        "|---|---|---|",
+        f"| updates/s beside the robot, of the learner alone | at least {speed['goal']:g} | {speed['of_alone']:.2f} "
+        f"[{low:.2f}, {high:.2f}] |",
+        f"| bookkeeping | at most {books['goal']:.0%} of the wall time | {books['share']:.1%} |",
+        f"| cores busy | at least {cores['goal']:g} of {found['machine']['cores']} | {cores['busy']:.2f} |",
+        "",
+        f"`{found['algorithm']}` on Lift, {found['rounds']} rounds; the robot worked during {found['overlapped']:.0%} "
+        f"of the learning; {found['updates_per_second']['beside']:.0f} updates/s.",
+    ]
+
+
 def experts(found: dict[str, Any]) -> list[str]:
     lines = ["| task | successes | rate | median steps |", "|---|---|---|---|"]
     for row in found["rows"]:
@@ -316,6 +346,8 @@ BENCHES = {
     "critic_updates": critic_updates,
     "steering_latency": steering_latency,
     "vla_best_of_n": vla_best_of_n,
+    "server": server,
+    "online_overhead": online_overhead,
 }
 
 if __name__ == "__main__":

@@ -35,6 +35,20 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_loses_no_episode(home, whole,
     assert found["kills"] == 1
 
 
+def test_a_killed_run_of_policy_and_critic_goes_on_to_the_same_bits(home):
+    # mutation: only one of the two is looked for when a run resumes
+    save_models(home / "models")
+    kills.train(home, home / "both", "both", 1, Here())
+    whole = kills.Whole(kills.content(home / "both"), seconds=6)
+    assert {name.split("/")[0] for name in whole.content["weights"]} == {"policy", "critic"}
+    for seed in (21, 22, 23, 24):
+        found = kills.session(home, "both_learner", seed, whole, most=1)
+        assert found["failures"] == []
+        if found["kills"]:
+            break
+    assert found["kills"] == 1
+
+
 def test_what_is_lost_doubled_or_changed_is_seen(home, whole):
     # mutation: compare names only
     folder = home / "whole"
