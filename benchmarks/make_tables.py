@@ -26,6 +26,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "faults.md",
     ROOT / "docs" / "lerobot.md",
+    ROOT / "docs" / "serving.md",
     RESULTS / "README.md",
     *(page for folder in FOLDERS for page in sorted(folder.glob("*.md"))),
 )

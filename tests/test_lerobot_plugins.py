@@ -291,10 +291,11 @@ TOPICS = Path(__file__).resolve().parents[1] / "launch" / "params" / "simulated_
 
 FORGETFUL = """
 import sys
+from pathlib import Path
 topics, folder, *sys.path[:0] = sys.argv[1:]
 from lerobot.robots.utils import make_robot_from_config
 from lerobot_robot_robot_value import Ros2GuardArmConfig
-robot = make_robot_from_config(Ros2GuardArmConfig(topics=topics, calibration_dir=folder, patience=20.0))
+robot = make_robot_from_config(Ros2GuardArmConfig(topics=topics, calibration_dir=Path(folder), patience=20.0))
 robot.connect()
 robot.get_observation()
 raise SystemExit(3)

@@ -54,9 +54,8 @@ class Graph:
         self._running = True
         self._thread = threading.Thread(target=self._spin, name="lerobot", daemon=True)
         self._thread.start()
-        atexit.register(
-            self.close
-        )  # LeRobot's commands disconnect nothing where they fail; ROS' threads must end first
+        # LeRobot's commands disconnect nothing where they fail, and ROS' threads must end before the interpreter does.
+        atexit.register(self.close)
 
     def enable(self, wanted: bool) -> None:
         """Motion is wanted, once everything is heard; or it is no longer."""
