@@ -24,7 +24,7 @@ from lerobot_cases import CASES, checkpoint, loaded, seen, small
 from robot_value import components
 from robot_value.loop import run_episodes
 from robot_value.normalize import Statistics
-from robot_value.policies import lerobot_processors, lerobot_repeat, lerobot_vla
+from robot_value.policies import lerobot_processors, lerobot_repeat, lerobot_smolvla, lerobot_vla
 from robot_value.policies.lerobot_noise import around, generators, keys
 from robot_value.sampling import to_tensors
 from robot_value.steering.selectors import argmax
@@ -140,6 +140,32 @@ def test_smolvlas_prefix_is_projected_once_however_many_candidates_and_steps(mon
     policy.sample(policy.encode(at), 5, noise(policy.spec, at, 5))
     assert projections and rows == [len(at.state)] * len(projections)
     assert not any("forward" in vars(module) for module in policy.model.modules())
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_smolvlas_fused_attention_is_lerobots_own(kind, monkeypatch):
+    # mutations: the mask left out; key and value exchanged; no fallback; the interface not given back
+    policy = loaded("smolvla")
+    model, eager = policy.model.model.vlm_with_expert, []
+    heads, groups, width, draw = (
+        model.num_attention_heads,
+        model.num_key_value_heads,
+        16,
+        torch.Generator().manual_seed(3),
+    )
+    mask = torch.rand(3, 4, 6, generator=draw) > 0.4
+    mask[:, :, 0] = True
+    query, key, value = (
+        torch.randn(3, r, h, width, generator=draw).to(kind) for r, h in ((4, heads), (6, groups), (6, groups))
+    )
+    compute = model.eager_attention_forward
+    expected = compute(mask, 3, width, query, key, value)
+    monkeypatch.setattr(model, "eager_attention_forward", lambda *inputs: eager.append(1) or compute(*inputs))
+    with lerobot_smolvla._fused_attention(model):
+        got = model.get_attention_interface()(mask, 3, width, query, key, value)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    assert heads > groups and len(eager) == (kind != torch.float32)
+    assert "get_attention_interface" not in vars(model)
 
 
 @pytest.mark.parametrize("name", ["diffusion ddpm", "multi_task_dit", "smolvla"])

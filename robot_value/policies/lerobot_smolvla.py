@@ -2,16 +2,18 @@
 
 Every other layer of its action expert attends to the prefix alone, through projections of the prefix' keys and values
 that know nothing of the actions. LeRobot makes them anew for each candidate and each denoising step; here they are made
-once per observation.
+once per observation. Attention itself is torch's fused one, which copies no keys to share them among the heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from ..flow import Guide
 from . import lerobot_prefix
@@ -19,11 +21,14 @@ from .lerobot_prefix import BLANK_CAMERAS, FORWARD, HISTORY, Prefix, horizon, re
 
 __all__ = ["BLANK_CAMERAS", "HISTORY", "PRIVATE", "encode", "horizon", "refusal", "sample"]
 
+ATTENTION = ("attention_mask", "batch_size", "head_dim", "query_states", "key_states", "value_states")
 PRIVATE = lerobot_prefix.PRIVATE | {
     "prepare_images": ("batch",),
     "prepare_state": ("batch",),
     "model.embed_prefix": ("images", "img_masks", "lang_tokens", "lang_masks", "state"),
     "model.vlm_with_expert.forward": FORWARD,
+    "model.vlm_with_expert.get_attention_interface": (),
+    "model.vlm_with_expert.eager_attention_forward": ATTENTION,
     "model.vlm_with_expert.get_model_layers": ("models",),
     "model.vlm_with_expert.attention_mode": (),
     "model.vlm_with_expert.self_attn_every_n_layers": (),
@@ -46,7 +51,8 @@ def encode(policy: Any, batch: dict[str, Any]) -> Prefix:
 
 def sample(policy: Any, context: Prefix, noise: Tensor, prefix: Tensor | None, guide: Guide | None) -> Tensor:
     """Chunks [B, n, H, A] in model units."""
-    with _projected_once(policy.model.vlm_with_expert, context, noise.shape[1]):
+    model = policy.model.vlm_with_expert
+    with _projected_once(model, context, noise.shape[1]), _fused_attention(model):
         return lerobot_prefix.sample(policy, context, noise, prefix, guide)
 
 
@@ -82,3 +88,25 @@ def _answer(projection: nn.Module, rows: Tensor, n: int) -> None:
         return made if x.shape[:2] == made.shape[:2] else compute(x)
 
     projection.forward = forward
+
+
+@contextmanager
+def _fused_attention(model: Any) -> Iterator[None]:
+    """Inside, `model` attends with one kernel; where it has weights that are not float32, as LeRobot wrote it."""
+    model.get_attention_interface = lambda: _attention(model.eager_attention_forward)
+    try:
+        yield
+    finally:
+        del model.get_attention_interface
+
+
+def _attention(eager: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of queries [B, L, H, d] to keys and values [B, P, G, d] under a mask [B, L, P]: [B, L, H d]."""
+
+    def attend(mask: Tensor, size: int, width: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if not all(x.dtype == torch.float32 for x in (query, key, value)):
+            return eager(mask, size, width, query, key, value)  # it computes weights and values in two precisions
+        heads = (x.transpose(1, 2) for x in (query, key, value))
+        return scaled_dot_product_attention(*heads, mask[:, None], enable_gqa=True).transpose(1, 2).flatten(2)
+
+    return attend
