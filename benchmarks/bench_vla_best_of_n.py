@@ -5,7 +5,8 @@
 
 "shared" encodes once and denoises N chunks against the repeated keys and values (robot_value/policies/lerobot_smolvla);
 "naive" is LeRobot's predict_action_chunk on the observation N times over, with the same noise. They take turns in one
-process, at N = 8 for longer. Gate: shared is at least 2.5 times as fast at N = 8 (lower end of the interval), and reads every picture once.
+process, at N = 8 for longer. Gate: shared is at least 2.5 times as fast at N = 8 (lower end of the interval), and reads
+every picture once.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -11,14 +12,17 @@ from hypothesis import strategies as st
 from learning_fakes import random_batch, spec, statistics, tensor_observation
 from torch import nn
 
+from robot_value import components
 from robot_value.critics import qc
 from robot_value.critics.candidates import best_of_n, propose, values
 from robot_value.critics.value_networks import QNetwork
 from robot_value.networks import packed as packed_module
+from robot_value.networks.packed import packable
 from robot_value.networks.seeding import normal, seeded_weights
 from robot_value.policies import flow
 from robot_value.types import Features
 
+DISTILLED = ("faster", "hume", "noise_critic")  # they judge denoised seeds
 PRECISIONS = ["off", "float32", "auto"]
 FLOW = flow.Config(width=32, depth=2, sample_steps=3, tile=7)
 
@@ -120,6 +124,33 @@ def test_an_update_encodes_once_per_observation_and_packs_once_per_network(monke
     critic.update(random_batch(s), generator())
     packs = {id(policy.head): 1, id(critic.q.net): 1} if precision == "float32" else {}
     assert count == {"policy's observations": 1, "critic's observations": 2} | packs
+
+
+def choosing() -> list[str]:
+    """Critics whose page lets the arithmetic of candidates be chosen."""
+    pages = {name: components.load("critics", name).Config for name in components.names("critics")}
+    return [name for name, page in pages.items() if "precision" in {each.name for each in fields(page)}]
+
+
+@pytest.mark.parametrize("name", choosing())
+def test_a_critic_that_asks_for_packed_candidates_packs_them_and_learns_the_same(name, monkeypatch):
+    # mutations: the field is named and not read; denoise, or values of what it made, left plain
+    s, losses, packs, pack = spec(), {}, [], packed_module.pack
+    monkeypatch.setattr(packed_module, "pack", lambda part, dtype: packs.append(id(part)) or pack(part, dtype))
+    policy, batch = FLOW.build(s, statistics(s)), random_batch(s)
+    more = {"n_step": {"backup": "best_of_n"}, "floq": {"low": -2.0, "high": 2.0}}.get(name, {})
+    for precision in ("off", "float32"):
+        critic = components.load("critics", name).Config(precision=precision, **more).build(s, statistics(s))
+        critic.attach(policy)
+        asked = replace(batch, next={k: next(iter(batch.next.values())) for k in critic.offsets})
+        critic.loss(asked, generator())  # probes, once per process
+        packs.clear()
+        losses[precision] = critic.loss(asked, generator())[0]
+        judges = {id(part) for part in packable(critic)}
+        assert (id(policy.head) in packs) == (precision == "float32")
+        if precision == "float32" and name in DISTILLED:
+            assert judges & set(packs)
+    torch.testing.assert_close(losses["float32"], losses["off"], rtol=1e-4, atol=1e-5)
 
 
 def test_candidates_never_train_anything():

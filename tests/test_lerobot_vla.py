@@ -358,7 +358,7 @@ def test_the_benchmark_counts_pictures_and_gives_no_verdict_that_it_cannot_give(
     import bench_vla_best_of_n as bench
 
     monkeypatch.setattr("blocks.CLEAN", 1)
-    row = bench.compare(bench.build(tmp_path, quick=True), 3)
+    row = bench.compare(bench.build(tmp_path, quick=True), 3, 0.0)
     assert row["pictures_encoded"] == {"shared": 1, "naive": 3} and row["largest_difference"] < 1e-5
     fast = row | {"n": 8, "trusted": True, "speedup": (2.9, 2.6, 3.1)}
     cases = [fast, fast | {"speedup": (2.6, 2.4, 2.8)}, fast | {"trusted": False}, fast | {"largest_difference": 0.1}]

@@ -102,8 +102,7 @@ def expected_max_value(
 ) -> Distribution:
     """features [B, F] and proposed [B, M, k, A] of the next observation -> atoms [B, M * K]."""
     proposed = finite(proposed)
-    precision = getattr(critic.config, "precision", "off")
-    judged = critic.pessimistic(values(critic.q, features, proposed, precision=precision))  # [B, M]
+    judged = critic.pessimistic(values(critic.q, features, proposed, precision=critic.precision))  # [B, M]
     shares = subset_shares(proposed.shape[1], subset, judged).flip(0)  # of the i-th smallest
     weights = torch.zeros_like(judged).scatter(1, judged.argsort(1), shares.expand_as(judged))
     return _mixture(evaluated(critic.target["q"], critic, features, proposed, generator), weights)
@@ -128,8 +127,7 @@ def smoothed(critic: ChunkCritic, chunks: Tensor, std: float, generator: torch.G
 @torch.no_grad()
 def best_chunk(q: QNetwork, critic: ChunkCritic, features: Tensor, proposed: Tensor) -> Tensor:
     """The one of proposed [B, n, k, A] that q likes best -> [B, k, A]."""
-    precision = getattr(critic.config, "precision", "off")
-    return best_of_n(critic.pessimistic(values(q, features, proposed, precision=precision)), proposed)[1]
+    return best_of_n(critic.pessimistic(values(q, features, proposed, precision=critic.precision)), proposed)[1]
 
 
 @torch.no_grad()

@@ -183,9 +183,13 @@ class ChunkCritic(nn.Module):
 
     def propose(self, observation: TensorObservation, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n chunks [B, n, scope, A], normalized, of the policy this critic is trained for."""
-        precision = getattr(self.config, "precision", "off")
-        chunks = propose(self.policy, observation, n, generator, precision)
+        chunks = propose(self.policy, observation, n, generator, self.precision)
         return self.actions.normalize(chunks[:, :, : self.scope])
+
+    @property
+    def precision(self) -> str:
+        """Of candidates and their values (networks/packed.py), where the page lets it be chosen."""
+        return getattr(self.config, "precision", "off")
 
     @property
     def policy(self) -> ChunkPolicy:

@@ -77,6 +77,6 @@ def next_value(critic: ChunkCritic, batch: ChunkBatch, generator: torch.Generato
 def choose(critic: ChunkCritic, features: Tensor, proposed: Tensor, generator: torch.Generator | None) -> Tensor:
     """The on-the-fly policy: features [B, F], proposed [B, n, k, A] -> [B, k, A]."""
     c = critic.config
-    members = values(critic.target["q"], features, proposed, precision=c.precision)  # [E, B, n]
+    members = values(critic.target["q"], features, proposed, precision=critic.precision)  # [E, B, n]
     judged = pool(Distribution.point(members), c.aggregate, c.rho, generator=generator).mean
     return best_of_n(judged, proposed)[1]

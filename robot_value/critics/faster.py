@@ -46,6 +46,7 @@ class Config:
     tau: float = 0.005  # step of the averaged networks per update; FASTER
     lr: float = 3e-4  # Adam learning rate; FASTER
     grad_clip: float = 10.0  # largest gradient norm; FASTER clips nothing
+    precision: str = "off"  # off | auto | float32 | bfloat16: arithmetic of the candidates (networks/packed.py)
     seed: int = 0  # of the initial weights
     encoder: EncoderConfig = EncoderConfig()  # how observations become features
 
@@ -90,5 +91,6 @@ def distill(critic: ChunkCritic, batch: ChunkBatch, features: Tensor, generator:
     """[E, B]"""
     seeds = draw(critic, len(features), critic.config.candidates, generator)
     seed = best_chunk(critic.target["q_noise"], critic, features, seeds)[:, None]  # [B, 1, H, A]
-    known = values(critic.target["q"], features, denoise(critic, batch.observation, seed))
+    chunk = denoise(critic, batch.observation, seed)
+    known = values(critic.target["q"], features, chunk, precision=critic.precision)
     return distillation_loss(judge(critic.q_noise, features, seed), critic.pessimistic(known))

@@ -58,6 +58,7 @@ class Config:
     tau: float = 0.005  # step of the averaged critics per update; V-GPS
     lr: float = 3e-4  # Adam learning rate; Hume 1e-5 on its own features, V-GPS 3e-4
     grad_clip: float = 10.0  # largest gradient norm
+    precision: str = "off"  # off | auto | float32 | bfloat16: arithmetic of the candidates (networks/packed.py)
     seed: int = 0  # of the initial weights
     encoder: EncoderConfig = EncoderConfig()  # how observations become features
 
@@ -122,4 +123,5 @@ def noisy(
     t = uniform((len(features) * n,), critic.device, generator)
     x_t = interpolate(seeds[:, :, : critic.scope].flatten(0, 1), finite(finished).flatten(0, 1), t)
     judged = critic.q(features.repeat_interleave(n, 0), x_t, t).unflatten(1, (-1, n))
-    return distillation_loss(judged, critic.pessimistic(values(critic.target["q"], features, finished)))
+    known = values(critic.target["q"], features, finished, precision=critic.precision)
+    return distillation_loss(judged, critic.pessimistic(known))

@@ -47,6 +47,7 @@ class Config:
     rho: float = 0.0  # with mean: subtract rho * std over the ensemble
     lr: float = 3e-4  # Adam learning rate; i-DQN
     grad_clip: float = 10.0  # largest gradient norm, over all links
+    precision: str = "off"  # off | auto | float32 | bfloat16: arithmetic of the candidates (networks/packed.py)
     seed: int = 0  # of the initial weights
     encoder: EncoderConfig = EncoderConfig()  # how observations become features
     regularizer: RegularizerConfig = RegularizerConfig()  # penalties beside the loss, all off

@@ -47,6 +47,7 @@ class Config:
     tau: float = 0.005  # step of the averaged Q per update; SAC
     lr: float = 3e-4  # Adam learning rate; SAC
     grad_clip: float = 10.0  # largest gradient norm
+    precision: str = "off"  # off | auto | float32 | bfloat16: arithmetic of the candidates (networks/packed.py)
     seed: int = 0  # of the initial weights
     encoder: EncoderConfig = EncoderConfig()  # how observations become features
 
@@ -81,7 +82,8 @@ def loss(critic: ChunkCritic, batch: ChunkBatch, generator: torch.Generator | No
 def distill(critic: ChunkCritic, batch: ChunkBatch, features: Tensor, generator: torch.Generator | None) -> Tensor:
     """[E, B]"""
     seeds = draw(critic, len(features), critic.config.seeds, generator)
-    known = values(critic.target["q"], features, denoise(critic, batch.observation, seeds))  # [E, B, n]
+    chunks = denoise(critic, batch.observation, seeds)
+    known = values(critic.target["q"], features, chunks, precision=critic.precision)  # [E, B, n]
     return distillation_loss(judge(critic.q_noise, features, seeds), critic.pessimistic(known))
 
 

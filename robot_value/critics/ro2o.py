@@ -52,6 +52,7 @@ class Config:
     tau: float = 0.005  # step of the averaged critics per update; RO2O
     lr: float = 3e-4  # Adam learning rate; RO2O
     grad_clip: float = 10.0  # largest gradient norm
+    precision: str = "off"  # off | auto | float32 | bfloat16: arithmetic of the candidates (networks/packed.py)
     seed: int = 0  # of the initial weights
     encoder: EncoderConfig = EncoderConfig()  # how observations become features
     regularizer: RegularizerConfig = RegularizerConfig()  # penalties beside the loss, all off

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..networks.packed import packed
 from ..networks.policy_features import context_of
 from ..networks.seeding import normal
 from ..sampling import TensorObservation
@@ -27,7 +28,9 @@ def denoise(critic: ChunkCritic, observation: TensorObservation, seeds: Tensor) 
     Of a policy that stands on a flow (policies/noise.py) the flow: its input is the noise this critic judges.
     """
     flow = getattr(critic.policy, "base", critic.policy)
-    chunks = flow.sample(context_of(flow, observation), seeds.shape[1], seeds)[0]
+    context = context_of(flow, observation)
+    with packed(flow, critic.precision):
+        chunks = flow.sample(context, seeds.shape[1], seeds)[0]
     return critic.actions.normalize(chunks[:, :, : critic.scope])
 
 

@@ -45,6 +45,7 @@ class Config:
     tau: float = 0.005  # step of the averaged critics per update; V-GPS
     lr: float = 3e-4  # Adam learning rate; V-GPS
     grad_clip: float = 10.0  # largest gradient norm; V-GPS clips nothing
+    precision: str = "off"  # off | auto | float32 | bfloat16: arithmetic of the candidates (networks/packed.py)
     seed: int = 0  # of the initial weights
     encoder: EncoderConfig = EncoderConfig()  # how observations become features
 
