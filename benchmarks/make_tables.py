@@ -194,6 +194,20 @@ def vla_best_of_n(found: dict[str, Any]) -> list[str]:
     return [*lines, "", f"{size}. Gate, {found['gate']:g} at N = {found['gate_n']}: {found['verdict']}."]
 
 
+def features(found: dict[str, Any]) -> list[str]:
+    (mean, low, high), per_s = found["speedup"], found["updates_per_s"]
+    busy = "" if found["trusted"] else ", beside other work"
+    size = f"SmolVLA of {found['parameters'] / 1e6:.0f} million parameters, {found['threads']} threads{busy}"
+    return [
+        "| reading a frame, once | kept of it | updates/s, looking at every batch | from what was written | ratio |",
+        "|---" * 5 + "|",
+        f"| {found['ms_per_frame'] / 1e3:.2f} s | {found['bytes_per_frame']:,.0f} bytes | {per_s['looking']:.3f} | "
+        f"{per_s['written']:.1f} | {mean:,.0f} [{low:,.0f}, {high:,.0f}] |",
+        "",
+        f"{size}; an IQL critic on the mean of its tokens, {found['batch']} windows per update.",
+    ]
+
+
 def server(found: dict[str, Any]) -> list[str]:
     sent, kills = found["hostile"], found["kills"]
     (before, after), held = sent["memory_mb"], kills["held_seconds"]
@@ -347,6 +361,7 @@ BENCHES = {
     "critic_updates": critic_updates,
     "steering_latency": steering_latency,
     "vla_best_of_n": vla_best_of_n,
+    "features": features,
     "server": server,
     "online_overhead": online_overhead,
 }
