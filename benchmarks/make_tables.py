@@ -15,6 +15,7 @@ from typing import Any
 
 import online_table
 import safety_table
+from interventions_table import interventions
 from ogbench_table import measured, ogbench
 from steering_latency_table import table as steering_latency
 from steering_study_table import steering
@@ -362,6 +363,7 @@ BENCHES = {
     "steering_latency": steering_latency,
     "vla_best_of_n": vla_best_of_n,
     "features": features,
+    "interventions": interventions,
     "server": server,
     "online_overhead": online_overhead,
 }

@@ -11,6 +11,7 @@ from online_fakes import Here
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import bench_interventions as bench
+from interventions_table import interventions
 
 
 def test_expert_steps_are_counted_until_the_first_evaluation_that_reaches_the_target():
@@ -60,6 +61,28 @@ def test_methods_start_alike_and_a_cell_that_is_there_is_not_run_again(tmp_path)
     again = bench.run(protocol, [0], methods, tmp_path, actor)
     assert again == cells and len(actor.calls) == asked
     json.dumps(bench.described(protocol, 1) | bench.summary(cells))
+
+
+def test_the_table_names_every_seed_and_who_needed_fewer():
+    # mutations: the first evaluation's rate at the end; None as a number; pairs of one seed alone
+    def cell(name: str, seed: int, needed: int | None, last: float) -> dict:
+        begun, ended = ({"success": rate, "ci95": [rate, rate]} for rate in (0.4, last))
+        steps = {"expert_steps": needed, "expert_steps_in_all": 300}
+        return {"method": name, "seed": seed, "evaluations": [begun, ended], **steps}
+
+    cells = [
+        cell("rlif", 0, 120, 0.92),
+        cell("rlif", 1, None, 0.7),
+        cell("dagger", 0, None, 0.6),
+        cell("dagger", 1, None, 0.5),
+    ]
+    *rows, _, said = interventions({**bench.described(bench.quick(), 2), **bench.summary(cells), "rows": cells})
+    assert len({row.count("|") for row in rows}) == 1 and "90%" in rows[0]
+    assert rows[2] == (
+        "| `rlif` | 0, 1 | 0.40 [0.40, 0.40], 0.40 [0.40, 0.40] | 120, not | 300, 300 | "
+        "0.92 [0.92, 0.92], 0.70 [0.70, 0.70] |"
+    )
+    assert said.endswith("`rlif`, seed 0: `rlif`; `rlif`, seed 1: neither got there.")
 
 
 def test_what_is_compared_is_what_the_page_says():
